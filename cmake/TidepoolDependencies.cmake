@@ -1,0 +1,27 @@
+# Every library we stand on, found once. `core` builds need only the first block and (for the engine) libtorch.
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(tomlplusplus REQUIRED)
+find_package(prometheus-cpp REQUIRED)
+if(TIDEPOOL_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(TIDEPOOL_BENCH)
+  find_package(benchmark REQUIRED)
+endif()
+
+if(TIDEPOOL_TORCH)
+  find_package(Torch REQUIRED)
+endif()
+
+find_package(libjpeg-turbo REQUIRED)
+
+if(TIDEPOOL_BUILD STREQUAL "full")
+  find_package(Protobuf REQUIRED)
+  find_package(gRPC REQUIRED CONFIG)
+  find_package(Boost 1.74 REQUIRED)
+  find_package(CLI11 REQUIRED)
+endif()

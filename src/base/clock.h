@@ -1,0 +1,62 @@
+// The only source of time. Nobody calls the system clock, sleeps or waits except through a Clock, so that every policy and
+// every shell can run in virtual time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include <absl/synchronization/mutex.h>
+#include <absl/time/time.h>
+
+namespace tidepool {
+
+// Thread-safe.
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual absl::Time Now() = 0;
+  virtual void SleepUntil(absl::Time wake) = 0;
+  void SleepFor(absl::Duration duration) { SleepUntil(Now() + duration); }
+  // Waits, releasing `mu` (held by the caller), until `condition` holds or `deadline` passes. Returns whether it holds.
+  // Whoever makes the condition true does so under `mu`.
+  virtual bool Await(absl::Mutex* mu, const std::function<bool()>& condition, absl::Time deadline) = 0;
+
+  // The process's real clock: monotonic, counted from the wall clock at start-up. Lives for ever.
+  static Clock* Real();
+};
+
+// Seconds on CLOCK_MONOTONIC, the same for all processes of this machine; for stamps that cross a process boundary.
+int64_t MonotonicNanos();
+
+// Time stands still until every registered actor thread waits in this clock; then it jumps to the earliest deadline, ties in
+// order of registration. Deterministic. Threads that are no actors may wait too; they do not hold time back. Thread-safe.
+class VirtualClock : public Clock {
+ public:
+  explicit VirtualClock(absl::Time start = absl::UnixEpoch());
+  ~VirtualClock() override;
+
+  absl::Time Now() override;
+  void SleepUntil(absl::Time wake) override;
+  bool Await(absl::Mutex* mu, const std::function<bool()>& condition, absl::Time deadline) override;
+
+  // While an Actor object lives on a thread, time does not pass unless that thread waits in the clock.
+  class Actor {
+   public:
+    explicit Actor(VirtualClock* clock);
+    ~Actor();
+
+   private:
+    VirtualClock* clock_;
+  };
+
+  // Moves time forward by hand (for tests without actors), waking whoever waited for less.
+  void AdvanceTo(absl::Time time);
+  void Advance(absl::Duration duration) { AdvanceTo(Now() + duration); }
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace tidepool

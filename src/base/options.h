@@ -1,0 +1,82 @@
+// One table of options makes the configuration file's keys, the environment variables, the flags, the help text, the shell
+// completion and the documentation.
+//
+// Order of precedence: default < file < environment < flag. Unknown keys of a file are errors; all faults are reported at once.
+// A component fills a table with pointers to the fields of its Options struct:
+//
+//   OptionTable table;
+//   table.Add({.key = "serve.grpc_port", .flag = "grpc-port", .help = "Port of the gRPC API"}, &options.grpc_port);
+//
+// gives the TOML key `grpc_port` in `[serve]`, the variable TIDEPOOL_SERVE_GRPC_PORT and the flag --grpc-port.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "base/status.h"
+
+namespace tidepool {
+
+struct OptionInfo {
+  std::string key;      // "section.name", lower case with underscores
+  std::string flag;     // without dashes; empty: the last part of the key with '-' for '_'
+  std::string help;     // one line, with the unit
+  std::string metavar;  // "N", "PATH", "SIZE"; empty: from the type
+  bool advanced = false;  // shown by --help-all only
+};
+
+// Tags a field as a byte size ("512MiB") instead of a plain number.
+struct BytesField { int64_t* value; };
+
+class OptionTable {
+ public:
+  enum class Source : uint8_t { kDefault, kFile, kEnvironment, kFlag };
+  struct Entry {
+    OptionInfo info;
+    std::string type;           // "string", "int", "float", "bool", "size", "duration", "list"
+    std::string default_value;  // as text
+    Source source = Source::kDefault;
+    std::string origin;         // "cluster.toml:12", "TIDEPOOL_SERVE_GRPC_PORT", "--grpc-port"
+    std::function<Status(std::string_view)> set;
+    std::function<std::string()> get;
+  };
+
+  void Add(OptionInfo info, std::string* field);
+  void Add(OptionInfo info, bool* field);
+  void Add(OptionInfo info, int* field);
+  void Add(OptionInfo info, int64_t* field);
+  void Add(OptionInfo info, uint64_t* field);
+  void Add(OptionInfo info, double* field);
+  void Add(OptionInfo info, absl::Duration* field);
+  void Add(OptionInfo info, BytesField field);
+  void Add(OptionInfo info, std::vector<std::string>* field);
+  // Any other type: `parse` reports what is allowed.
+  void AddCustom(OptionInfo info, std::string type, std::function<Status(std::string_view)> set,
+                 std::function<std::string()> get);
+
+  Status LoadFile(const std::string& path);  // TOML
+  Status LoadEnvironment();                  // TIDEPOOL_<KEY WITH UNDERSCORES>
+  // Sets one value by its key or its flag. INVALID_ARGUMENT names the option, the value seen and what is allowed.
+  Status Set(std::string_view key, std::string_view value, Source source, std::string origin);
+
+  const std::vector<Entry>& entries() const { return entries_; }
+  const Entry* FindFlag(std::string_view flag) const;
+  // What `tidepool config print` shows: TOML with a comment per line saying where the value came from.
+  std::string PrintToml() const;
+  std::string PrintJson() const;
+
+ private:
+  void Append(OptionInfo info, std::string type, std::function<Status(std::string_view)> set,
+              std::function<std::string()> get);
+  std::vector<Entry> entries_;
+};
+
+std::string_view Name(OptionTable::Source source);
+
+}  // namespace tidepool

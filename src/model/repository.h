@@ -1,0 +1,72 @@
+// A directory of models: <repo>/<model>/model.toml and <repo>/<model>/<version>/model.safetensors.
+//
+// model.toml (docs/model.md has every key): spec = "resnet18:classes=100"; optional display keys, serving limits and
+// replicas = N, which serves the one file under the names m, m-1 ... m-(N-1). `name[N]` on the command line writes that key.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "base/status.h"
+#include "model/graph.h"
+
+namespace tidepool::model {
+
+// What model.toml says of serving. Zero or absent means: the server's default.
+struct ServingConfig {
+  int max_batch_size = 8;
+  int queue_limit = 256;
+  absl::Duration slo = absl::ZeroDuration();              // zero: 4 x the measured solo latency
+  absl::Duration batch_delay = absl::ZeroDuration();      // the longest a request waits for company
+  int replicas = 1;
+};
+
+struct RepositoryModel {
+  std::string name;       // the name it is served under (replicas have names of their own)
+  std::string base_name;  // the folder it comes from
+  std::string spec;       // as families.h reads it
+  std::vector<int64_t> versions;  // ascending; the highest is served by default
+  ServingConfig serving;
+  Status status;  // why it cannot be served, if it cannot; the other models are unaffected
+  std::string WeightsPath(const std::string& repository, int64_t version) const;
+};
+
+// Every model of the repository, replicas expanded, sorted by name. A broken model is listed with its reason; only an unreadable
+// repository is an error.
+StatusOr<std::vector<RepositoryModel>> ScanRepository(const std::string& repository);
+
+struct CreateOptions {
+  std::string repository;
+  std::string name;  // [A-Za-z0-9_.-]+, optionally "name[N]" for replicas
+  std::string spec;
+  uint64_t seed = 0;
+  int64_t version = 1;
+  bool overwrite = false;
+  ServingConfig serving;
+};
+// Makes a model with seeded weights: the same seed gives the same bytes on every machine.
+Status CreateModel(const CreateOptions& options);
+
+struct ImportReport {
+  std::vector<std::string> loaded, missing, unexpected, mismatched;  // names; mismatched with both shapes
+};
+struct ImportOptions {
+  std::string repository;
+  std::string name;
+  std::string source;  // a safetensors file, or a Hugging Face folder (config.json + safetensors, sharded or not)
+  std::string spec;    // needed for a bare file; for a folder it comes from config.json
+  int64_t version = 1;
+  bool overwrite = false;
+  bool allow_partial = false;  // keep seeded values for missing tensors instead of failing
+};
+// Fails on any missing, unexpected or mismatched tensor unless allow_partial; `report` is filled either way.
+Status ImportModel(const ImportOptions& options, ImportReport* report);
+
+// Opens every file of one model and compares each tensor with the graph. The error lists all faults.
+Status CheckModel(const std::string& repository, const RepositoryModel& model);
+
+}  // namespace tidepool::model

@@ -1,0 +1,84 @@
+// Starting and following a training job from a torch-free process. The job runs in a process of its own (`tidepool-worker train`),
+// attached to the node's page broker, and reports its progress as JSON lines.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "base/options.h"
+#include "base/process.h"
+#include "base/status.h"
+#include "base/units.h"
+
+namespace tidepool::train {
+
+struct TrainOptions {
+  std::string name = "train";
+  std::string model = "resnet18";      // a spec; its weights are seeded unless `initial_weights` is given
+  std::string initial_weights;         // a safetensors file
+  std::string data;                    // "imagefolder:PATH", "text:PATH"
+  std::string evaluation_data;         // evaluated before the first and after every epoch; empty: none
+  int64_t global_batch = 64;
+  int64_t max_micro_batch = 64;
+  int64_t epochs = 1;
+  int64_t max_steps = 0;               // 0: no limit
+  std::string optimizer = "sgd";       // sgd, adamw
+  double learning_rate = 0.05;
+  double momentum = 0.9;
+  double weight_decay = 0;
+  uint64_t seed = 0;
+  int threads = 0;                     // 0: all cores
+  int loader_threads = 1;
+  int64_t prefetch_bytes = 64 * kMiB;
+  bool yield_cpu = true;               // run in the idle scheduling class
+  int protected_after_aborts = 4;      // after so many aborts in a row a micro-batch runs to its end
+  std::string pool_socket;             // the node's broker; empty: a pool of its own of `pool_bytes`
+  int64_t pool_bytes = 2 * kGiB;
+  int64_t burst_bytes = 0;             // most it may hold; 0: the device
+  std::string journal;                 // write the partition journal here
+  std::string replay;                  // follow this journal exactly
+  std::string checkpoint;              // directory; resumes from it if it holds one
+  int64_t checkpoint_steps = 0;        // 0: at epoch ends and when stopped
+  std::string final_weights;           // write the trained model here (safetensors)
+
+  void Register(OptionTable* table);
+  Status Validate() const;
+};
+
+// One line of progress. Counters are totals since the job's start.
+struct TrainProgress {
+  std::string event;  // "started", "step", "evaluation", "checkpoint", "paused", "resumed", "finished", "failed"
+  absl::Time time;
+  int64_t step = 0, epoch = 0, samples = 0;
+  double loss = 0;      // mean over the global batch, or over the evaluation set
+  double accuracy = 0;  // evaluation
+  double samples_per_s = 0;
+  int64_t micro_batch = 0, micro_batches = 0, aborts = 0, boundary_waits = 0, protected_runs = 0;
+  double wasted_seconds = 0, compute_seconds = 0, paused_seconds = 0;
+  double longest_operator_ms = 0;
+  int64_t held_bytes = 0, live_bytes = 0, guaranteed_bytes = 0;
+  std::string message;
+};
+std::string ToJson(const TrainProgress& progress);
+StatusOr<TrainProgress> ParseTrainProgress(const std::string& line);
+
+// A training process. Start it from a thread that outlives it. Thread-safe.
+class TrainJob {
+ public:
+  static StatusOr<std::unique_ptr<TrainJob>> Start(const TrainOptions& options, const std::string& worker_binary,
+                                                   std::function<void(const TrainProgress&)> on_progress);
+  virtual ~TrainJob() = default;  // kills it
+  virtual int pid() = 0;
+  virtual TrainProgress Latest() = 0;
+  // Asks it to checkpoint and end; kills it after `grace`.
+  virtual Status Stop(absl::Duration grace) = 0;
+  // OK when it finished; its error text when it failed; DEADLINE_EXCEEDED if it still runs.
+  virtual Status Wait(absl::Time deadline) = 0;
+};
+
+}  // namespace tidepool::train
