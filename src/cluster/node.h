@@ -1,0 +1,91 @@
+// One node: a device, its page broker, the serving front end and, if asked for, a training job that lives in the memory that serving
+// leaves. The node supervises its processes, keeps a timeline, and ends within stated limits. The APIs of api/ are put on server()
+// by whoever starts the node.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "base/clock.h"
+#include "base/options.h"
+#include "base/status.h"
+#include "cluster/timeline.h"
+#include "device/device.h"
+#include "pool/broker.h"
+#include "serve/server.h"
+#include "train/job.h"
+
+namespace tidepool::cluster {
+
+struct NodeOptions {
+  device::DeviceOptions device = {.capacity_bytes = int64_t{2} << 30};
+  pool::FitPolicy fit = pool::FitPolicy::kBestFit;
+  int64_t reserve_bytes = 0;        // kept free of training
+  absl::Duration fence_after = absl::Seconds(5);
+  // Mode static: the part of the device that training has; serving has the rest.
+  double static_train_fraction = 0.5;
+  serve::ServerOptions server;      // .mode is the node's mode
+  bool measure_solo = true;         // measure each model alone at start, which sets SLOs that are not given
+  absl::Duration measure_limit = absl::Seconds(120);
+
+  train::TrainOptions train;        // .data empty: no training job
+  int train_restarts = 5;           // in a row without progress, after a job was killed; it resumes from its checkpoint
+  absl::Duration train_backoff = absl::Milliseconds(200);  // before the first restart; doubles up to 10 s
+  absl::Duration train_stop_limit = absl::Seconds(10);     // to write a checkpoint and end
+
+  std::string runtime_directory;    // sockets and the job's checkpoint; empty: a private one that is removed at the end
+  absl::Duration sample_interval = absl::Milliseconds(50);
+  Clock* clock = Clock::Real();
+
+  // Sections [node], [pool], [serve] and (by TrainOptions) [train].
+  void Register(OptionTable* table);
+  // Reports all faults at once.
+  Status Validate() const;
+  bool has_training() const { return !train.data.empty(); }
+};
+
+enum class TrainState : uint8_t { kNone, kRunning, kRestarting, kFinished, kFailed, kStopped };
+std::string_view Name(TrainState state);
+
+struct TrainStatus {
+  TrainState state = TrainState::kNone;
+  int pid = 0;
+  int restarts = 0;    // since start
+  Status last_error;   // why it ended the last time
+  train::TrainProgress latest;
+};
+
+// Thread-safe.
+class Node {
+ public:
+  // Opens the device, starts broker and worker, and measures models if asked to. The training job is started by StartTraining.
+  static StatusOr<std::unique_ptr<Node>> Start(NodeOptions options);
+  virtual ~Node() = default;  // Stop()s with no patience: children are killed
+
+  virtual serve::Server& server() = 0;
+  virtual pool::Broker& broker() = 0;
+  virtual const NodeOptions& options() const = 0;
+  virtual const std::string& runtime_directory() const = 0;
+  virtual const Timeline& timeline() const = 0;
+
+  // FAILED_PRECONDITION if one runs already or options.train.data is empty.
+  virtual Status StartTraining() = 0;
+  // Asks it to checkpoint and end, waits train_stop_limit, then kills it. OK if none runs.
+  virtual Status StopTraining() = 0;
+  virtual TrainStatus training() = 0;
+  // Waits until the job has finished, failed for good or was stopped: its last error. DEADLINE_EXCEEDED if it goes on.
+  virtual Status WaitForTraining(absl::Time deadline) = 0;
+
+  // One JSON object with the node's mode, pool, leases, models and training job: what `tidepool status` prints.
+  virtual std::string StatusJson() = 0;
+
+  // Refuses new requests, lets accepted ones end within server.drain_limit, stops training with a checkpoint, ends the worker. Idempotent.
+  virtual Status Stop() = 0;
+};
+
+}  // namespace tidepool::cluster
