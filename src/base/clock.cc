@@ -1,9 +1,8 @@
 #include "base/clock.h"
 
-#include <time.h>
-
 #include <absl/container/flat_hash_set.h>
 #include <absl/time/clock.h>
+#include <time.h>
 
 #include <list>
 
@@ -84,8 +83,7 @@ struct VirtualClock::State {
     for (const Waiter* waiter : waiters) {
       if (!waiter->due) earliest = std::min(earliest, waiter->deadline);
     }
-    TIDEPOOL_CHECK(earliest != absl::InfiniteFuture(),
-                   "virtual time is stuck: all {} actors wait without a deadline", actors);
+    TIDEPOOL_CHECK(earliest != absl::InfiniteFuture(), "virtual time is stuck: all {} actors wait without a deadline", actors);
     now = std::max(now, earliest);
     WakeDue();
   }
@@ -123,8 +121,9 @@ void VirtualClock::SleepUntil(absl::Time wake) {
 }
 
 bool VirtualClock::Await(absl::Mutex* mu, const std::function<bool()>& condition, absl::Time deadline) {
-  // The condition may become true by a thread that never touches this clock, so waiting is in steps of virtual time: each step ends when
-  // every actor waits. A condition made true by an actor is therefore seen at the virtual moment at which it became true.
+  // The condition may become true by a thread that never touches this clock, so waiting is in steps of virtual time: each step
+  // ends when every actor waits. A condition made true by an actor is therefore seen at the virtual moment at which it became
+  // true.
   while (!condition()) {
     const absl::Time now = Now();
     if (now >= deadline) return false;

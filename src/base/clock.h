@@ -2,12 +2,12 @@
 // every shell can run in virtual time.
 #pragma once
 
+#include <absl/synchronization/mutex.h>
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
-
-#include <absl/synchronization/mutex.h>
-#include <absl/time/time.h>
 
 namespace tidepool {
 

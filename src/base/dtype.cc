@@ -43,8 +43,7 @@ StatusOr<DType> DTypeFromSafetensors(std::string_view name) {
   for (const Row& row : kRows) {
     if (!row.safetensors.empty() && row.safetensors == name) return row.dtype;
   }
-  return InvalidArgument("dtype '{}' is not supported; allowed: BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 BF16 F32 F64",
-                         name);
+  return InvalidArgument("dtype '{}' is not supported; allowed: BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 BF16 F32 F64", name);
 }
 
 StatusOr<DType> DTypeFromInference(std::string_view name) {

@@ -1,11 +1,11 @@
 // Distinct integer id types: a LeaseId is not a TenantId, and neither is an int.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <functional>
 #include <ostream>
-
-#include <fmt/format.h>
 
 namespace tidepool {
 

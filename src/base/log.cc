@@ -1,13 +1,14 @@
 #include "base/log.h"
 
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
-#include <absl/time/clock.h>
-#include <absl/time/time.h>
 
 #include <memory>
-#include <nlohmann/json.hpp>
+
+#include "base/text.h"
 
 namespace tidepool {
 namespace {
@@ -56,10 +57,6 @@ bool NeedsQuotes(std::string_view text) {
   return false;
 }
 
-std::string JsonString(std::string_view text) {
-  return nlohmann::json(std::string(text)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
 }  // namespace
 
 StatusOr<LogLevel> ParseLogLevel(std::string_view text) {
@@ -101,16 +98,16 @@ void Log(LogLevel level, std::string_view event, LogFields fields) {
   std::string line;
   if (logger.format == LogFormat::kJson) {
     const auto now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-    line = fmt::format(R"({{"time":"{}","level":"{}","event":{})", now, LevelName(level), JsonString(event));
-    if (!logger.process.empty()) line += fmt::format(R"(,"process":{})", JsonString(logger.process));
+    line = fmt::format(R"({{"time":"{}","level":"{}","event":{})", now, LevelName(level), JsonQuoted(event));
+    if (!logger.process.empty()) line += fmt::format(R"(,"process":{})", JsonQuoted(logger.process));
     for (const auto& [key, value] : fields) {
-      line += fmt::format(",{}:{}", JsonString(key), value.is_text() ? JsonString(value.text()) : value.text());
+      line += fmt::format(",{}:{}", JsonQuoted(key), value.is_text() ? JsonQuoted(value.text()) : value.text());
     }
     line += '}';
   } else {
     line = logger.process.empty() ? fmt::format("{}", event) : fmt::format("[{}] {}", logger.process, event);
     for (const auto& [key, value] : fields) {
-      line += fmt::format(" {}={}", key, NeedsQuotes(value.text()) ? JsonString(value.text()) : value.text());
+      line += fmt::format(" {}={}", key, NeedsQuotes(value.text()) ? JsonQuoted(value.text()) : value.text());
     }
   }
   logger.sink->log(SpdlogLevel(level), spdlog::string_view_t(line.data(), line.size()));

@@ -3,12 +3,12 @@
 //   Log(LogLevel::kInfo, "model loaded", {{"model", name}, {"bytes", FormatBytes(n)}});
 #pragma once
 
+#include <fmt/format.h>
+
 #include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "base/status.h"
 
@@ -17,8 +17,8 @@ namespace tidepool {
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 enum class LogFormat : uint8_t { kText, kJson };
 
-StatusOr<LogLevel> ParseLogLevel(std::string_view text);   // debug, info, warning, error
-StatusOr<LogFormat> ParseLogFormat(std::string_view text); // text, json
+StatusOr<LogLevel> ParseLogLevel(std::string_view text);    // debug, info, warning, error
+StatusOr<LogFormat> ParseLogFormat(std::string_view text);  // text, json
 
 struct LogOptions {
   LogLevel level = LogLevel::kInfo;

@@ -3,16 +3,16 @@
 //   Metrics::Default().Counter("tidepool_requests_total", "Requests by outcome", {{"model", m}, {"outcome", "ok"}}).Increment();
 #pragma once
 
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <prometheus/counter.h>
-#include <prometheus/gauge.h>
-#include <prometheus/histogram.h>
-#include <prometheus/registry.h>
 
 namespace tidepool {
 

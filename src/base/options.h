@@ -10,29 +10,31 @@
 // gives the TOML key `grpc_port` in `[serve]`, the variable TIDEPOOL_SERVE_GRPC_PORT and the flag --grpc-port.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <functional>
-#include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/status.h"
 
 namespace tidepool {
 
 struct OptionInfo {
-  std::string key;      // "section.name", lower case with underscores
-  std::string flag;     // without dashes; empty: the last part of the key with '-' for '_'
-  std::string help;     // one line, with the unit
-  std::string metavar;  // "N", "PATH", "SIZE"; empty: from the type
+  std::string key;        // "section.name", lower case with underscores
+  std::string flag;       // without dashes; empty: the last part of the key with '-' for '_'
+  std::string help;       // one line, with the unit
+  std::string metavar;    // "N", "PATH", "SIZE"; empty: from the type
   bool advanced = false;  // shown by --help-all only
 };
 
 // Tags a field as a byte size ("512MiB") instead of a plain number.
-struct BytesField { int64_t* value; };
+struct BytesField {
+  int64_t* value;
+};
 
 class OptionTable {
  public:
@@ -42,8 +44,8 @@ class OptionTable {
     std::string type;           // "string", "int", "float", "bool", "size", "duration", "list"
     std::string default_value;  // as text
     Source source = Source::kDefault;
-    std::string origin;         // "cluster.toml:12", "TIDEPOOL_SERVE_GRPC_PORT", "--grpc-port"
-    std::function<Status(std::string_view)> set;
+    std::string origin;                           // "cluster.toml:12", "TIDEPOOL_SERVE_GRPC_PORT", "--grpc-port"
+    std::function<Status(std::string_view)> set;  // leaves the field alone on error; takes whatever `get` gives
     std::function<std::string()> get;
   };
 
@@ -60,23 +62,28 @@ class OptionTable {
   void AddCustom(OptionInfo info, std::string type, std::function<Status(std::string_view)> set,
                  std::function<std::string()> get);
 
-  Status LoadFile(const std::string& path);  // TOML
-  Status LoadEnvironment();                  // TIDEPOOL_<KEY WITH UNDERSCORES>
-  // Sets one value by its key or its flag. INVALID_ARGUMENT names the option, the value seen and what is allowed.
+  // Reads TOML. One error reports every fault with its line, also keys that are neither in this table nor in `also_known`
+  // (keys of other tables that share the file).
+  Status LoadFile(const std::string& path, const std::set<std::string>& also_known = {});
+  Status LoadEnvironment();  // TIDEPOOL_<KEY WITH UNDERSCORES>
+  // Sets one value by its key or its flag, unless a source of higher precedence has set it already (the value is checked all the
+  // same). INVALID_ARGUMENT names the option, the value seen and what is allowed; the field then keeps its value.
   Status Set(std::string_view key, std::string_view value, Source source, std::string origin);
 
   const std::vector<Entry>& entries() const { return entries_; }
   const Entry* FindFlag(std::string_view flag) const;
+  const Entry* FindKey(std::string_view key) const;
   // What `tidepool config print` shows: TOML with a comment per line saying where the value came from.
   std::string PrintToml() const;
   std::string PrintJson() const;
 
  private:
-  void Append(OptionInfo info, std::string type, std::function<Status(std::string_view)> set,
-              std::function<std::string()> get);
+  void Append(OptionInfo info, std::string type, std::function<Status(std::string_view)> set, std::function<std::string()> get);
   std::vector<Entry> entries_;
 };
 
 std::string_view Name(OptionTable::Source source);
+// "serve.grpc_port" -> "TIDEPOOL_SERVE_GRPC_PORT".
+std::string EnvironmentName(std::string_view key);
 
 }  // namespace tidepool

@@ -2,13 +2,13 @@
 // (The kernel ties a child to the *thread* that started it: start children from a thread that lives as long as they should.)
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/fd.h"
 #include "base/status.h"

@@ -70,8 +70,7 @@ Status ErrnoError(int error_number, const std::string& what) {
 
 namespace internal {
 void CheckFailed(const char* file, int line, const char* condition, const std::string& message) {
-  std::fprintf(stderr, "tidepool: internal error at %s:%d: check failed: %s: %s\n", file, line, condition,
-               message.c_str());
+  std::fprintf(stderr, "tidepool: internal error at %s:%d: check failed: %s: %s\n", file, line, condition, message.c_str());
   std::abort();
 }
 }  // namespace internal

@@ -3,12 +3,12 @@
 // A message names the thing, the value seen, the value allowed and, where there is one, what to do next.
 #pragma once
 
-#include <string>
-#include <utility>
-
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
 #include <fmt/format.h>
+
+#include <string>
+#include <utility>
 
 namespace tidepool {
 
@@ -17,9 +17,7 @@ using absl::StatusCode;
 using absl::StatusOr;
 
 // Abseil's string_view is its own type on Debian 12; everything of ours speaks std::string.
-inline std::string MessageOf(const Status& status) {
-  return std::string(status.message().data(), status.message().size());
-}
+inline std::string MessageOf(const Status& status) { return std::string(status.message().data(), status.message().size()); }
 
 // The canonical name of a code, for example "RESOURCE_EXHAUSTED".
 std::string CodeName(StatusCode code);
@@ -33,9 +31,9 @@ Status MakeError(StatusCode code, fmt::format_string<Args...> format, Args&&... 
   return Status(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-#define TIDEPOOL_DEFINE_ERROR(Name, kCode)                                \
-  template <typename... Args>                                             \
-  Status Name(fmt::format_string<Args...> format, Args&&... args) {       \
+#define TIDEPOOL_DEFINE_ERROR(Name, kCode)                                              \
+  template <typename... Args>                                                           \
+  Status Name(fmt::format_string<Args...> format, Args&&... args) {                     \
     return Status(StatusCode::kCode, fmt::format(format, std::forward<Args>(args)...)); \
   }
 TIDEPOOL_DEFINE_ERROR(InvalidArgument, kInvalidArgument)
@@ -61,10 +59,10 @@ Status ErrnoError(int error_number, const std::string& what);
 
 }  // namespace tidepool
 
-#define TIDEPOOL_RETURN_IF_ERROR(expr)                        \
-  do {                                                        \
-    ::tidepool::Status tidepool_status_ = (expr);             \
-    if (!tidepool_status_.ok()) return tidepool_status_;      \
+#define TIDEPOOL_RETURN_IF_ERROR(expr)                   \
+  do {                                                   \
+    ::tidepool::Status tidepool_status_ = (expr);        \
+    if (!tidepool_status_.ok()) return tidepool_status_; \
   } while (false)
 
 #define TIDEPOOL_CONCAT_INNER_(a, b) a##b
@@ -78,8 +76,8 @@ Status ErrnoError(int error_number, const std::string& what);
   lhs = std::move(tmp).value()
 
 // Aborts with the text. For our own bugs only: never for what a user, a file or a peer can cause.
-#define TIDEPOOL_CHECK(condition, ...)                                                              \
-  do {                                                                                              \
+#define TIDEPOOL_CHECK(condition, ...)                                                                             \
+  do {                                                                                                             \
     if (!(condition)) ::tidepool::internal::CheckFailed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__)); \
   } while (false)
 

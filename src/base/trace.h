@@ -1,6 +1,8 @@
 // Writes Chrome trace JSON, which Perfetto and speedscope open. pid = process or rank, tid = stream or thread lane.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -8,16 +10,14 @@
 #include <utility>
 #include <vector>
 
-#include <absl/time/time.h>
-
 #include "base/status.h"
 
 namespace tidepool {
 
 using TraceArgs = std::vector<std::pair<std::string, std::string>>;
 
-// Thread-safe. Times are absolute; the file counts microseconds from the first event. Finish() or the destructor completes the file;
-// a file that was cut short is still readable by both viewers.
+// Thread-safe. Times are absolute; the file counts microseconds from the first event. Finish() or the destructor completes the
+// file; a file that was cut short is still readable by both viewers.
 class TraceWriter {
  public:
   static StatusOr<std::unique_ptr<TraceWriter>> Open(const std::string& path, absl::Time start);

@@ -25,21 +25,20 @@ StatusOr<std::pair<double, std::string_view>> SplitNumber(std::string_view text,
 
 StatusOr<int64_t> ParseBytes(std::string_view text) {
   constexpr std::string_view kAllowed = "for example 4096, 64KiB, 512MiB, 1.5GiB, 200MB";
-  constexpr std::array<std::pair<std::string_view, double>, 14> kUnits = {
-      {{"", 1},
-       {"B", 1},
-       {"K", 1 << 10},
-       {"KiB", 1 << 10},
-       {"M", 1 << 20},
-       {"MiB", 1 << 20},
-       {"G", 1 << 30},
-       {"GiB", 1 << 30},
-       {"T", 1099511627776.0},
-       {"TiB", 1099511627776.0},
-       {"kB", 1e3},
-       {"KB", 1e3},
-       {"MB", 1e6},
-       {"GB", 1e9}}};
+  constexpr std::array<std::pair<std::string_view, double>, 14> kUnits = {{{"", 1},
+                                                                           {"B", 1},
+                                                                           {"K", 1 << 10},
+                                                                           {"KiB", 1 << 10},
+                                                                           {"M", 1 << 20},
+                                                                           {"MiB", 1 << 20},
+                                                                           {"G", 1 << 30},
+                                                                           {"GiB", 1 << 30},
+                                                                           {"T", 1099511627776.0},
+                                                                           {"TiB", 1099511627776.0},
+                                                                           {"kB", 1e3},
+                                                                           {"KB", 1e3},
+                                                                           {"MB", 1e6},
+                                                                           {"GB", 1e9}}};
   TIDEPOOL_ASSIGN_OR_RETURN(const auto parts, SplitNumber(text, "size", kAllowed));
   for (const auto& [unit, factor] : kUnits) {
     if (unit != parts.second) continue;

@@ -1,11 +1,11 @@
 // Reading and printing of sizes and durations. Byte counts are int64_t named `..._bytes`; durations are absl::Duration.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <string>
 #include <string_view>
-
-#include <absl/time/time.h>
 
 #include "base/status.h"
 

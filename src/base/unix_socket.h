@@ -1,13 +1,13 @@
 // Unix sequenced-packet sockets: whole messages, in order, with file descriptors attached. End of the peer is seen at once.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstddef>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/fd.h"
 #include "base/status.h"
@@ -55,8 +55,8 @@ class PacketSocket {
   UniqueFd fd_;
 };
 
-// A listening socket at a path in the file system, mode 0600, removed when destroyed. A stale path of a dead listener is replaced;
-// a live one is ALREADY_EXISTS.
+// A listening socket at a path in the file system, mode 0600, removed when destroyed. A stale path of a dead listener is
+// replaced; a live one is ALREADY_EXISTS.
 class PacketListener {
  public:
   static StatusOr<PacketListener> Listen(const std::string& path);
