@@ -164,7 +164,7 @@ StatusOr<ExitStatus> ChildProcess::Wait(absl::Time deadline) {
 }
 
 ExitStatus ChildProcess::Stop(absl::Duration grace) {
-  if (reaped_) return exit_;
+  if (reaped_ || pid_ <= 0) return exit_;  // kill(-1) would reach every process of the user
   if (grace > absl::ZeroDuration()) {
     ::kill(pid_, SIGTERM);
     if (auto ended = Wait(Clock::Real()->Now() + grace); ended.ok()) return *ended;
