@@ -1,0 +1,51 @@
+// JPEG files to pixels and back, on libjpeg-turbo.
+//
+// Decoding can use the scaled inverse DCT: a picture that is needed at half its size or less is decoded at 1/2, 1/4 or 1/8, which skips most
+// of the arithmetic. Grey pictures become RGB; CMYK pictures (stored inverted, as every writer of note does) too.
+//
+// Errors: INVALID_ARGUMENT for what is no JPEG file or too large; DATA_LOSS for a file that is cut short or damaged. Both carry the
+// library's text. All functions are thread-safe; codec state is kept per thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace tidepool::data {
+
+// A picture's header is believed up to here, so that a small hostile file cannot ask for gigabytes.
+struct JpegLimits {
+  int max_side = 16384;
+  int64_t max_pixels = int64_t{64} << 20;
+};
+
+struct JpegInfo {
+  int width = 0;
+  int height = 0;
+  bool cmyk = false;
+};
+StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimits& limits = {});
+
+// Pixels as R, G, B, unused: four bytes each, rows without gaps.
+struct Image {
+  int width = 0;
+  int height = 0;
+  std::vector<uint8_t> rgbx;
+};
+
+// The size of a picture decoded at 1/denominator.
+inline int ScaledSide(int side, int denominator) { return (side + denominator - 1) / denominator; }
+// The largest of 8, 4, 2, 1 that leaves a crop of `crop_width` x `crop_height` at least `width` x `height` large.
+int ChooseScaleDenominator(double crop_width, double crop_height, int width, int height);
+
+// Decodes at 1/scale_denominator (1, 2, 4 or 8) into `image`, whose storage is reused.
+Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image);
+
+// Encodes rows of R, G, B bytes with 4:2:0 chroma. quality 1 ... 100. The same input gives the same bytes.
+StatusOr<std::string> EncodeJpeg(std::span<const uint8_t> rgb, int width, int height, int quality);
+
+}  // namespace tidepool::data
