@@ -29,17 +29,18 @@ struct Extent {
   friend bool operator==(const Extent&, const Extent&) = default;
 };
 
-struct DeviceInfo {
-  std::string name;  // "host", "cuda:0"
-  std::string kind;  // "host", "cuda", "emulated"
-  int64_t capacity_bytes = 0;
-  int64_t page_bytes = 0;
-};
-
 // Whether a page that a process does not own is reachable in it at all.
 enum class MappingMode : uint8_t {
   kFast,    // every page stays mapped; ownership is a ledger entry
   kStrict,  // a page is inaccessible in a process while the process does not own it: a stray access faults
+};
+
+struct DeviceInfo {
+  std::string name;  // "host", "cuda:0"
+  std::string kind;  // "host", "cuda", "emulated"
+  int64_t capacity_bytes = 0;  // whole pages
+  int64_t page_bytes = 0;
+  MappingMode mapping = MappingMode::kFast;  // how other processes attach; the process that made the device reaches every page
 };
 
 // The pages of one device as one process sees them: page i lives at base() + i * page_bytes() for ever. Thread-safe.
@@ -102,7 +103,7 @@ class Device {
 
 struct DeviceOptions {
   std::string name = "host";  // "host", "cuda:0", "emulated:h200"
-  int64_t capacity_bytes = 0;
+  int64_t capacity_bytes = 0;  // rounded down to whole pages
   int64_t page_bytes = 2 * 1024 * 1024;
   MappingMode mapping = MappingMode::kFast;
 };
