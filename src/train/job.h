@@ -77,7 +77,8 @@ class TrainJob {
   virtual TrainProgress Latest() = 0;
   // Asks it to checkpoint and end; kills it after `grace`.
   virtual Status Stop(absl::Duration grace) = 0;
-  // OK when it finished; its error text when it failed; DEADLINE_EXCEEDED if it still runs.
+  // OK when it finished (or was stopped and wrote its checkpoint); ABORTED when a signal killed it; its own error when it failed;
+  // DEADLINE_EXCEEDED if it still runs.
   virtual Status Wait(absl::Time deadline) = 0;
 };
 
