@@ -34,6 +34,8 @@ struct Spec {
 
 // INVALID_ARGUMENT names the family or option, the value seen and what is allowed.
 StatusOr<Spec> ParseSpec(std::string_view text);
+// The text that ParseSpec reads back as the same spec: the family with every option.
+std::string ToText(const Spec& spec);
 StatusOr<Graph> BuildGraph(const Spec& spec);
 StatusOr<Graph> BuildGraph(std::string_view spec_text);
 

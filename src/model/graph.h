@@ -60,7 +60,7 @@ using Arg = std::variant<NoneArg, ValueArg, ParamArg, TrainingArg, ValueListArg,
                          std::vector<int64_t>, DType, std::string>;
 
 // One call of the dispatcher: "aten::conv2d" with overload "" and so on. Output i of the call becomes value outputs[i];
-// kNoValue drops that output.
+// kNoValue drops that output. Where the call returns one list of tensors (split), its element i is output i.
 inline constexpr ValueId kNoValue = -1;
 struct AtenCall {
   std::string op;
@@ -78,7 +78,7 @@ struct Op {
   std::string kind;  // "conv2d", "linear", "attention", ...
   std::vector<ValueId> inputs;   // values of earlier ops that the body reads
   std::vector<ValueId> outputs;  // values that later ops read, or results of the network
-  std::vector<ParamId> params;
+  std::vector<ParamId> params;   // all that belong to it: what the body reads, and buffers that are only saved with it
   std::vector<AtenCall> body;
   int64_t forward_flops_per_sample = 0;    // multiply and add counted as two
   int64_t activation_bytes_per_sample = 0; // what the forward pass keeps for the backward pass
