@@ -74,14 +74,14 @@ Status NodeOptions::Validate() const {
         fmt::format("node.capacity is {}; allowed: at least one page of {}", FormatBytes(device.capacity_bytes), FormatBytes(device.page_bytes)));
   fault(reserve_bytes < 0 || reserve_bytes > device.capacity_bytes,
         fmt::format("pool.reserve is {}; allowed: 0 B to the capacity of {}", FormatBytes(reserve_bytes), FormatBytes(device.capacity_bytes)));
-  fault(fence_after <= absl::ZeroDuration(), fmt::format("pool.fence_after is {}; allowed: more than 0 s", FormatDuration(fence_after)));
+  fault(fence_after <= absl::ZeroDuration(), fmt::format("pool.fence_after is {}; allowed: more than 0 s", tidepool::FormatDuration(fence_after)));
   fault(!(static_train_fraction > 0 && static_train_fraction < 1),
         fmt::format("serve.static_train_fraction is {}; allowed: between 0 and 1", static_train_fraction));
-  fault(measure_limit <= absl::ZeroDuration(), fmt::format("serve.measure_limit is {}; allowed: more than 0 s", FormatDuration(measure_limit)));
+  fault(measure_limit <= absl::ZeroDuration(), fmt::format("serve.measure_limit is {}; allowed: more than 0 s", tidepool::FormatDuration(measure_limit)));
   fault(train_restarts < 0 || train_restarts > 1000, fmt::format("train.restarts is {}; allowed: 0 to 1000", train_restarts));
-  fault(train_backoff < absl::ZeroDuration(), fmt::format("train.backoff is {}; allowed: 0 s or more", FormatDuration(train_backoff)));
-  fault(train_stop_limit < absl::ZeroDuration(), fmt::format("train.stop_limit is {}; allowed: 0 s or more", FormatDuration(train_stop_limit)));
-  fault(sample_interval < absl::Milliseconds(1), fmt::format("the sample interval is {}; allowed: at least 1 ms", FormatDuration(sample_interval)));
+  fault(train_backoff < absl::ZeroDuration(), fmt::format("train.backoff is {}; allowed: 0 s or more", tidepool::FormatDuration(train_backoff)));
+  fault(train_stop_limit < absl::ZeroDuration(), fmt::format("train.stop_limit is {}; allowed: 0 s or more", tidepool::FormatDuration(train_stop_limit)));
+  fault(sample_interval < absl::Milliseconds(1), fmt::format("the sample interval is {}; allowed: at least 1 ms", tidepool::FormatDuration(sample_interval)));
   if (const Status status = server.Validate(); !status.ok()) faults.push_back(MessageOf(status));
   if (has_training()) {
     if (const Status status = train.Validate(); !status.ok()) faults.push_back(MessageOf(status));

@@ -71,7 +71,7 @@ Status TrainSupervisor::Stop() {
   absl::MutexLock lock(&mu_);
   const absl::Time deadline = options_.clock->Now() + options_.stop_limit + absl::Seconds(2);
   if (!options_.clock->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ended(); }, deadline)) {
-    return DeadlineExceeded("training job '{}' did not end within {}", options_.train.name, FormatDuration(options_.stop_limit));
+    return DeadlineExceeded("training job '{}' did not end within {}", options_.train.name, tidepool::FormatDuration(options_.stop_limit));
   }
   return stopped;
 }

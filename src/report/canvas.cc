@@ -74,7 +74,7 @@ Canvas::Line Canvas::Resolve(const Axis& axis, Range range, bool zero_based) {
 }
 
 Canvas::Canvas(const PlotOptions& options, Range x, Range y, bool zero_based)
-    : options_(options), left_(kLeft), right_(options.width - kRight), top_(kTop), bottom_(options.height - kBottom) {
+    : options_(options), left_(options.width > 800 ? kLeft + 12 : kLeft), right_(options.width - kRight), top_(kTop), bottom_(options.height - kBottom) {
   for (const Mark& mark : options.marks) y.Add(mark.value);
   // Head room, so that a curve does not stick to the frame; not where the caller fixed the end.
   if (!options.y.log && !y.empty && y.high > 0) y.high *= 1.04;
@@ -134,11 +134,11 @@ std::string Canvas::DrawAxes() const {
                          X(value), bottom_, bottom_ + 17, EscapeHtml(FormatNumber(value / x_scale_.divisor)));
     }
   } else {
-    // A label needs about 9 units per letter on a phone.
+    // A label needs about 11 units per letter on a phone.
     size_t longest = 1;
     for (const std::string& name : categories_) longest = std::max(longest, name.size());
     const double width = (right_ - left_) / static_cast<double>(categories_.size());
-    const size_t every = std::max<size_t>(1, static_cast<size_t>(std::ceil(static_cast<double>(longest) * 8.0 / width)));
+    const size_t every = std::max<size_t>(1, static_cast<size_t>(std::ceil(static_cast<double>(longest + 1) * 11.0 / width)));
     for (size_t i = 0; i < categories_.size(); i += every) {
       svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>", left_ + (static_cast<double>(i) + 0.5) * width,
                          bottom_ + 17, EscapeHtml(categories_[i]));
