@@ -28,6 +28,9 @@ struct RuntimeInfo {
   std::string torch_version;
   std::string blas;  // "OpenBLAS 0.3.21" or "reference"
   int threads = 0;
+  // Whether idle OpenMP threads sleep at once. If they spin, processes that share cores slow each other down; it is set with
+  // OMP_WAIT_POLICY=passive in the environment before the process starts.
+  bool passive_wait = false;
 };
 RuntimeInfo DescribeRuntime();
 
@@ -67,8 +70,11 @@ class AbortToken {
   // Used by the allocator: counts the check and says whether to unwind.
   bool Check();
   void BeginScope();  // starts the gap measurement
+  void EndScope();    // the stretch after the last check counts too
 
  private:
+  void NoteGap();
+
   std::atomic<bool> requested_{false};
   std::atomic<int64_t> countdown_{-1};
   std::atomic<int64_t> checks_{0};
