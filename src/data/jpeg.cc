@@ -14,9 +14,10 @@ struct HandleDeleter {
 using Handle = std::unique_ptr<void, HandleDeleter>;
 
 // Making a handle costs more than decoding a small picture: one per thread and direction.
-tjhandle Decompressor() {
-  thread_local Handle handle(tjInitDecompress());
-  return handle.get();
+Handle& Decompressor() {
+  thread_local Handle handle;
+  if (handle == nullptr) handle.reset(tjInitDecompress());
+  return handle;
 }
 
 tjhandle Compressor() {
@@ -27,11 +28,14 @@ tjhandle Compressor() {
 const uint8_t* Bytes(std::span<const std::byte> jpeg) { return reinterpret_cast<const uint8_t*>(jpeg.data()); }
 
 // libjpeg calls it a warning when it had to invent pixels. A picture with invented pixels is not what the file's author stored, so
-// it is an error here; bytes that were skipped between two markers lose nothing.
-Status DecodeFailure(tjhandle handle) {
-  const std::string text = tjGetErrorStr2(handle);
-  if (tjGetErrorCode(handle) == TJERR_WARNING && text.find("extraneous bytes") != std::string::npos) return {};
-  return DataLoss("damaged JPEG data: {}", text);
+// it is an error here; bytes that were skipped between two markers lose nothing. (The text is that of the last complaint; the
+// code says "warning" even if a fatal error followed one.)
+bool Harmless(tjhandle handle) { return std::string_view(tjGetErrorStr2(handle)).find("extraneous bytes") != std::string_view::npos; }
+
+// After an error a decoder still holds the broken file's marker state, and would refuse the next good file for it.
+Status Discard(Handle* handle, Status status) {
+  handle->reset();
+  return status;
 }
 
 void CmykToRgb(std::vector<uint8_t>* pixels) {
@@ -44,14 +48,15 @@ void CmykToRgb(std::vector<uint8_t>* pixels) {
 }  // namespace
 
 StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimits& limits) {
-  tjhandle handle = Decompressor();
+  Handle& owner = Decompressor();
+  tjhandle handle = owner.get();
   if (handle == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
   if (jpeg.empty()) return InvalidArgument("not a JPEG file: it is empty");
   JpegInfo info;
   int subsampling = 0, colorspace = 0;
   if (tjDecompressHeader3(handle, Bytes(jpeg), jpeg.size(), &info.width, &info.height, &subsampling, &colorspace) != 0 &&
-      tjGetErrorCode(handle) != TJERR_WARNING) {
-    return InvalidArgument("not a readable JPEG file: {}", tjGetErrorStr2(handle));
+      !Harmless(handle)) {
+    return Discard(&owner, InvalidArgument("not a readable JPEG file: {}", tjGetErrorStr2(handle)));
   }
   info.cmyk = colorspace == TJCS_CMYK || colorspace == TJCS_YCCK;
   if (info.width <= 0 || info.height <= 0) {
@@ -73,15 +78,17 @@ int ChooseScaleDenominator(double crop_width, double crop_height, int width, int
 }
 
 Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image) {
-  tjhandle handle = Decompressor();
+  Handle& owner = Decompressor();
+  tjhandle handle = owner.get();
   if (handle == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
   image->width = ScaledSide(info.width, scale_denominator);
   image->height = ScaledSide(info.height, scale_denominator);
   image->rgbx.resize(size_t{4} * image->width * image->height);
   const int format = info.cmyk ? TJPF_CMYK : TJPF_RGBX;
   if (tjDecompress2(handle, Bytes(jpeg), jpeg.size(), image->rgbx.data(), image->width, 4 * image->width, image->height, format,
-                    TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS) != 0) {
-    TIDEPOOL_RETURN_IF_ERROR(DecodeFailure(handle));
+                    TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS) != 0 &&
+      !Harmless(handle)) {
+    return Discard(&owner, DataLoss("damaged JPEG data: {}", tjGetErrorStr2(handle)));
   }
   if (info.cmyk) CmykToRgb(&image->rgbx);
   return {};

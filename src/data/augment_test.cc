@@ -1,0 +1,136 @@
+#include "data/augment.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+namespace tidepool::data {
+namespace {
+
+Image Filled(int width, int height, const std::function<int(int x, int y, int c)>& value) {
+  Image image{.width = width, .height = height};
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x) {
+      for (int c = 0; c < 4; ++c) image.rgbx.push_back(static_cast<uint8_t>(value(x, y, c)));
+    }
+  }
+  return image;
+}
+
+const Normalisation kPlain = {{1, 1, 1}, {0, 0, 0}};
+
+TEST(RandomBits, DependsOnKeyIndexAndCounterOnly) {
+  std::set<uint64_t> seen;
+  for (uint64_t key = 0; key < 10; ++key) {
+    for (uint64_t index = 0; index < 10; ++index) {
+      for (uint64_t n = 0; n < 10; ++n) {
+        EXPECT_EQ(RandomBits(key, index, n), RandomBits(key, index, n));
+        seen.insert(RandomBits(key, index, n));
+      }
+    }
+  }
+  EXPECT_EQ(seen.size(), 1000u);
+}
+
+TEST(RandomBits, KeepsItsValuesBetweenReleases) {
+  // Journals and checkpoints name samples by these numbers.
+  EXPECT_EQ(RandomBits(0, 0, 0), 2558736989570252433u);
+  EXPECT_EQ(RandomBits(1, 2, 3), 3127806226352399438u);
+}
+
+TEST(RandomUnit, IsUniform) {
+  double sum = 0, square = 0;
+  const int count = 20000;
+  for (int i = 0; i < count; ++i) {
+    const double u = RandomUnit(7, i, 0);
+    ASSERT_GE(u, 0);
+    ASSERT_LT(u, 1);
+    sum += u;
+    square += u * u;
+  }
+  EXPECT_NEAR(sum / count, 0.5, 0.01);
+  EXPECT_NEAR(square / count, 1.0 / 3, 0.01);
+}
+
+TEST(RandomResizedCrop, StaysInsideThePictureAndInItsBounds) {
+  int flips = 0;
+  for (uint64_t i = 0; i < 2000; ++i) {
+    const Crop crop = RandomResizedCrop(500, 375, 0.25, 1, i);
+    ASSERT_GE(crop.x, 0);
+    ASSERT_GE(crop.y, 0);
+    ASSERT_LE(crop.x + crop.width, 500 + 1e-9);
+    ASSERT_LE(crop.y + crop.height, 375 + 1e-9);
+    const double area = crop.width * crop.height / (500.0 * 375.0);
+    ASSERT_GE(area, 0.25 - 1e-9);
+    ASSERT_GE(crop.width / crop.height, 0.75 - 1e-9);
+    ASSERT_LE(crop.width / crop.height, 4.0 / 3 + 1e-9);
+    flips += crop.flip;
+  }
+  EXPECT_NEAR(flips, 1000, 100);
+}
+
+TEST(RandomResizedCrop, FallsBackToTheCentreOfAVeryLongPicture) {
+  const Crop crop = RandomResizedCrop(10000, 10, 0.9, 1, 1);
+  EXPECT_EQ(crop.width, 10);
+  EXPECT_EQ(crop.height, 10);
+  EXPECT_EQ(crop.x, 4995);
+}
+
+TEST(CropToTensor, CopiesPixelsWhenNothingIsScaled) {
+  const Image image = Filled(8, 8, [](int x, int y, int c) { return 10 * x + y + 100 * c; });
+  std::vector<float> out(3 * 4 * 4);
+  CropToTensor(image, 1, {.x = 2, .y = 3, .width = 4, .height = 4}, 4, kPlain, out);
+  for (int c = 0; c < 3; ++c) {
+    for (int y = 0; y < 4; ++y) {
+      for (int x = 0; x < 4; ++x) {
+        EXPECT_FLOAT_EQ(out[c * 16 + y * 4 + x], static_cast<uint8_t>(10 * (x + 2) + y + 3 + 100 * c));
+      }
+    }
+  }
+}
+
+TEST(CropToTensor, FlipsLeftToRight) {
+  const Image image = Filled(6, 6, [](int x, int y, int) { return 20 * x + y; });
+  std::vector<float> straight(3 * 36), flipped(3 * 36);
+  Crop crop = CentreCrop(6, 6);
+  CropToTensor(image, 1, crop, 6, kPlain, straight);
+  crop.flip = true;
+  CropToTensor(image, 1, crop, 6, kPlain, flipped);
+  for (int y = 0; y < 18; ++y) {
+    for (int x = 0; x < 6; ++x) EXPECT_EQ(flipped[y * 6 + x], straight[y * 6 + 5 - x]);
+  }
+}
+
+TEST(CropToTensor, AveragesEverySourcePixelWhenShrinking) {
+  // A fine chequerboard: a filter that skipped pixels would give 0 or 255.
+  const Image image = Filled(64, 64, [](int x, int y, int) { return (x + y) % 2 == 0 ? 255 : 0; });
+  std::vector<float> out(3 * 16 * 16);
+  CropToTensor(image, 1, CentreCrop(64, 64), 16, kPlain, out);
+  for (const float value : out) EXPECT_NEAR(value, 127.5, 2);
+}
+
+TEST(CropToTensor, EnlargesAndKeepsAFlatPictureFlat) {
+  const Image image = Filled(3, 2, [](int, int, int c) { return 50 * (c + 1); });
+  std::vector<float> out(3 * 32 * 32);
+  const float mean[] = {0.5f, 0.5f, 0.5f}, stddev[] = {0.25f, 0.25f, 0.25f};
+  CropToTensor(image, 1, {.x = 0, .y = 0, .width = 3, .height = 2}, 32, MakeNormalisation(mean, stddev), out);
+  for (int i = 0; i < 3 * 32 * 32; ++i) EXPECT_NEAR(out[i], (50 * (i / 1024 + 1) / 255.0 - 0.5) / 0.25, 1e-4);
+}
+
+TEST(CropToTensor, TakesAPictureOfOnePixel) {
+  const Image image = Filled(1, 1, [](int, int, int) { return 9; });
+  std::vector<float> out(3 * 5 * 5);
+  CropToTensor(image, 1, CentreCrop(1, 1), 5, kPlain, out);
+  for (const float value : out) EXPECT_FLOAT_EQ(value, 9);
+}
+
+TEST(CropToTensor, ScalesTheCropWithAReducedDecode) {
+  const Image half = Filled(32, 32, [](int x, int, int) { return 8 * x; });
+  std::vector<float> out(3 * 16 * 16);
+  CropToTensor(half, 2, {.x = 16, .y = 16, .width = 32, .height = 32}, 16, kPlain, out);
+  for (int x = 0; x < 16; ++x) EXPECT_FLOAT_EQ(out[x], 8.0f * (x + 8));
+}
+
+}  // namespace
+}  // namespace tidepool::data

@@ -1,0 +1,171 @@
+#include "data/jpeg.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <turbojpeg.h>
+
+#include <cstring>
+
+namespace tidepool::data {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::span<const std::byte> AsBytes(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+// A smooth picture, so that compression changes it little.
+std::vector<uint8_t> Gradient(int width, int height) {
+  std::vector<uint8_t> rgb;
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x) {
+      rgb.push_back(static_cast<uint8_t>(255 * x / width));
+      rgb.push_back(static_cast<uint8_t>(255 * y / height));
+      rgb.push_back(128);
+    }
+  }
+  return rgb;
+}
+
+std::string Encoded(int width, int height, int quality = 90) {
+  return EncodeJpeg(Gradient(width, height), width, height, quality).value();
+}
+
+// Where the frame header's height and width stand: two big-endian 16-bit numbers, 5 bytes behind the SOF0 marker.
+size_t SizeOffset(const std::string& jpeg) {
+  const size_t marker = jpeg.find("\xff\xc0");
+  EXPECT_NE(marker, std::string::npos);
+  return marker + 5;
+}
+
+TEST(Jpeg, GivesBackWhatWasEncodedWithinTheLossOfItsQuality) {
+  const std::string jpeg = Encoded(120, 80);
+  const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
+  EXPECT_EQ(info.width, 120);
+  EXPECT_EQ(info.height, 80);
+  Image image;
+  ASSERT_TRUE(DecodeJpeg(AsBytes(jpeg), info, 1, &image).ok());
+  const std::vector<uint8_t> rgb = Gradient(120, 80);
+  for (int i = 0; i < 120 * 80; ++i) {
+    for (int c = 0; c < 3; ++c) ASSERT_NEAR(image.rgbx[4 * i + c], rgb[3 * i + c], 12) << "pixel " << i << " channel " << c;
+  }
+}
+
+TEST(Jpeg, DecodesAtHalfQuarterAndEighthSizeRoundedUp) {
+  const std::string jpeg = Encoded(101, 67);
+  const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
+  for (const int denominator : {1, 2, 4, 8}) {
+    Image image;
+    ASSERT_TRUE(DecodeJpeg(AsBytes(jpeg), info, denominator, &image).ok());
+    EXPECT_EQ(image.width, (101 + denominator - 1) / denominator);
+    EXPECT_EQ(image.height, (67 + denominator - 1) / denominator);
+    EXPECT_EQ(image.rgbx.size(), size_t(image.width) * image.height * 4);
+    const uint8_t* centre = image.rgbx.data() + 4 * ((image.height / 2) * image.width + image.width / 2);
+    EXPECT_NEAR(centre[0], 128, 16);
+    EXPECT_NEAR(centre[1], 128, 16);
+  }
+}
+
+TEST(Jpeg, ChoosesTheSmallestDecodeThatStillCoversTheOutput) {
+  EXPECT_EQ(ChooseScaleDenominator(500, 375, 224, 224), 1);
+  EXPECT_EQ(ChooseScaleDenominator(500, 448, 224, 224), 2);
+  EXPECT_EQ(ChooseScaleDenominator(500, 447.9, 224, 224), 1);
+  EXPECT_EQ(ChooseScaleDenominator(500, 375, 64, 64), 4);
+  EXPECT_EQ(ChooseScaleDenominator(5000, 3750, 64, 64), 8);
+}
+
+TEST(Jpeg, EncodesTheSamePixelsToTheSameBytes) { EXPECT_EQ(Encoded(64, 48, 75), Encoded(64, 48, 75)); }
+
+TEST(Jpeg, RefusesToEncodeAWrongSizeOrQuality) {
+  const std::vector<uint8_t> rgb(3 * 4 * 4);
+  EXPECT_THAT(MessageOf(EncodeJpeg(rgb, 4, 5, 80).status()), HasSubstr("48 bytes of pixels for 4 x 5; needed: 60"));
+  EXPECT_THAT(MessageOf(EncodeJpeg(rgb, 4, 4, 0).status()), HasSubstr("JPEG quality 0; allowed: 1 to 100"));
+  EXPECT_THAT(MessageOf(EncodeJpeg(rgb, -4, 4, 80).status()), HasSubstr("-4 x 4"));
+}
+
+TEST(Jpeg, NamesAFileThatIsNoJpeg) {
+  const Status empty = ReadJpegInfo({}).status();
+  EXPECT_EQ(empty.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(MessageOf(empty), HasSubstr("it is empty"));
+  const std::string png = "\x89PNG\r\n\x1a\n this is no JPEG at all";
+  const Status garbage = ReadJpegInfo(AsBytes(png)).status();
+  EXPECT_EQ(garbage.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(MessageOf(garbage), HasSubstr("Not a JPEG file: starts with 0x89 0x50"));
+}
+
+TEST(Jpeg, TreatsEveryTruncationAsAnErrorAndNeverCrashes) {
+  const std::string jpeg = Encoded(64, 64);
+  Image image;
+  for (size_t length = 0; length + 2 < jpeg.size(); length += 7) {
+    const std::string cut = jpeg.substr(0, length);
+    const StatusOr<JpegInfo> info = ReadJpegInfo(AsBytes(cut));
+    if (!info.ok()) {
+      EXPECT_EQ(info.status().code(), StatusCode::kInvalidArgument);
+      continue;
+    }
+    const Status status = DecodeJpeg(AsBytes(cut), *info, 1, &image);
+    EXPECT_EQ(status.code(), StatusCode::kDataLoss) << length << " of " << jpeg.size() << ": " << ToString(status);
+    EXPECT_THAT(MessageOf(status), HasSubstr("damaged JPEG data: "));
+  }
+}
+
+TEST(Jpeg, SurvivesDamageAtEveryByteAndReadsTheNextFileAllTheSame) {
+  const std::string jpeg = Encoded(40, 24);
+  Image image;
+  int refused = 0;
+  for (size_t i = 0; i < jpeg.size(); ++i) {
+    std::string damaged = jpeg;
+    damaged[i] = static_cast<char>(~damaged[i]);
+    const StatusOr<JpegInfo> info = ReadJpegInfo(AsBytes(damaged), {.max_side = 4096, .max_pixels = 1 << 20});
+    if (!info.ok() || !DecodeJpeg(AsBytes(damaged), *info, 1, &image).ok()) ++refused;
+    const StatusOr<JpegInfo> good = ReadJpegInfo(AsBytes(jpeg));
+    ASSERT_TRUE(good.ok()) << "byte " << i << " spoilt the next file: " << ToString(good.status());
+    ASSERT_TRUE(DecodeJpeg(AsBytes(jpeg), *good, 1, &image).ok());
+  }
+  EXPECT_GT(refused, 0);
+}
+
+TEST(Jpeg, RefusesAHeaderThatAsksForTooManyPixels) {
+  std::string jpeg = Encoded(32, 32);
+  const size_t at = SizeOffset(jpeg);
+  jpeg.replace(at, 4, "\xff\xdc\xff\xdc");
+  const Status status = ReadJpegInfo(AsBytes(jpeg)).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(MessageOf(status), HasSubstr("JPEG header says 65500 x 65500 pixels; allowed: sides up to 16384"));
+  jpeg.replace(at, 4, "\x3f\xff\x3f\xff");
+  EXPECT_THAT(MessageOf(ReadJpegInfo(AsBytes(jpeg)).status()), HasSubstr("16383 x 16383 pixels"));
+}
+
+std::string EncodeWith(const std::vector<uint8_t>& pixels, int width, int height, int format, int subsampling) {
+  tjhandle handle = tjInitCompress();
+  unsigned char* buffer = nullptr;
+  unsigned long size = 0;
+  EXPECT_EQ(tjCompress2(handle, pixels.data(), width, 0, height, format, &buffer, &size, subsampling, 95, 0), 0);
+  std::string jpeg(reinterpret_cast<char*>(buffer), size);
+  tjFree(buffer);
+  tjDestroy(handle);
+  return jpeg;
+}
+
+TEST(Jpeg, TurnsGreyIntoEqualColours) {
+  const std::string jpeg = EncodeWith(std::vector<uint8_t>(16 * 16, 77), 16, 16, TJPF_GRAY, TJSAMP_GRAY);
+  Image image;
+  ASSERT_TRUE(DecodeJpeg(AsBytes(jpeg), ReadJpegInfo(AsBytes(jpeg)).value(), 1, &image).ok());
+  for (int c = 0; c < 3; ++c) EXPECT_NEAR(image.rgbx[c], 77, 2);
+}
+
+TEST(Jpeg, TurnsInvertedCmykIntoColours) {
+  // Stored inverted: 255 is no ink. Full red paper: cyan none, magenta and yellow full, black none.
+  std::vector<uint8_t> pixels;
+  for (int i = 0; i < 16 * 16; ++i) pixels.insert(pixels.end(), {255, 0, 0, 255});
+  const std::string jpeg = EncodeWith(pixels, 16, 16, TJPF_CMYK, TJSAMP_444);
+  const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
+  EXPECT_TRUE(info.cmyk);
+  Image image;
+  ASSERT_TRUE(DecodeJpeg(AsBytes(jpeg), info, 1, &image).ok());
+  EXPECT_GT(image.rgbx[0], 240);
+  EXPECT_LT(image.rgbx[1], 15);
+  EXPECT_LT(image.rgbx[2], 15);
+}
+
+}  // namespace
+}  // namespace tidepool::data
