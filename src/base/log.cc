@@ -39,16 +39,6 @@ spdlog::level::level_enum SpdlogLevel(LogLevel level) {
   return spdlog::level::info;
 }
 
-const char* LevelName(LogLevel level) {
-  switch (level) {
-    case LogLevel::kDebug: return "debug";
-    case LogLevel::kInfo: return "info";
-    case LogLevel::kWarning: return "warning";
-    case LogLevel::kError: return "error";
-  }
-  return "info";
-}
-
 bool NeedsQuotes(std::string_view text) {
   if (text.empty()) return true;
   for (const char c : text) {
@@ -59,9 +49,19 @@ bool NeedsQuotes(std::string_view text) {
 
 }  // namespace
 
+std::string_view Name(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug: return "debug";
+    case LogLevel::kInfo: return "info";
+    case LogLevel::kWarning: return "warning";
+    case LogLevel::kError: return "error";
+  }
+  return "info";
+}
+
 StatusOr<LogLevel> ParseLogLevel(std::string_view text) {
   for (const LogLevel level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
-    if (text == LevelName(level)) return level;
+    if (text == Name(level)) return level;
   }
   return InvalidArgument("log level '{}' is unknown; allowed: debug, info, warning, error", text);
 }
@@ -98,7 +98,7 @@ void Log(LogLevel level, std::string_view event, LogFields fields) {
   std::string line;
   if (logger.format == LogFormat::kJson) {
     const auto now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-    line = fmt::format(R"({{"time":"{}","level":"{}","event":{})", now, LevelName(level), JsonQuoted(event));
+    line = fmt::format(R"({{"time":"{}","level":"{}","event":{})", now, Name(level), JsonQuoted(event));
     if (!logger.process.empty()) line += fmt::format(R"(,"process":{})", JsonQuoted(logger.process));
     for (const auto& [key, value] : fields) {
       line += fmt::format(",{}:{}", JsonQuoted(key), value.is_text() ? JsonQuoted(value.text()) : value.text());

@@ -17,6 +17,7 @@ namespace tidepool {
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 enum class LogFormat : uint8_t { kText, kJson };
 
+std::string_view Name(LogLevel level);
 StatusOr<LogLevel> ParseLogLevel(std::string_view text);    // debug, info, warning, error
 StatusOr<LogFormat> ParseLogFormat(std::string_view text);  // text, json
 

@@ -337,9 +337,10 @@ Status OptionTable::LoadFile(const std::string& path, const std::set<std::string
   return AllFaults(faults);
 }
 
-Status OptionTable::LoadEnvironment() {
+Status OptionTable::LoadEnvironment(std::string_view section) {
   std::vector<std::string> faults;
   for (size_t i = 0; i < entries_.size(); ++i) {
+    if (!section.empty() && Section(entries_[i].info.key) != section) continue;
     const std::string name = EnvironmentName(entries_[i].info.key);
     const char* value = std::getenv(name.c_str());
     if (value == nullptr) continue;

@@ -65,7 +65,8 @@ class OptionTable {
   // Reads TOML. One error reports every fault with its line, also keys that are neither in this table nor in `also_known`
   // (keys of other tables that share the file).
   Status LoadFile(const std::string& path, const std::set<std::string>& also_known = {});
-  Status LoadEnvironment();  // TIDEPOOL_<KEY WITH UNDERSCORES>
+  // Reads the variables TIDEPOOL_<KEY WITH UNDERSCORES> of every key, or of those of one section.
+  Status LoadEnvironment(std::string_view section = {});
   // Sets one value by its key or its flag, unless a source of higher precedence has set it already (the value is checked all the
   // same). INVALID_ARGUMENT names the option, the value seen and what is allowed; the field then keeps its value.
   Status Set(std::string_view key, std::string_view value, Source source, std::string origin);
