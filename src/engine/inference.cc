@@ -1,7 +1,6 @@
 #include "engine/inference.h"
 
 #include <c10/core/InferenceMode.h>
-#include <fmt/ranges.h>
 
 #include "engine/guard.h"
 #include "engine/op_runner.h"
@@ -56,20 +55,7 @@ class TorchInferenceModule final : public InferenceModule {
 StatusOr<std::unique_ptr<InferenceModule>> InferenceModule::Bind(std::shared_ptr<const model::Graph> graph,
                                                                  std::span<const TensorView> params) {
   TIDEPOOL_RETURN_IF_ERROR(model::Validate(*graph));
-  if (params.size() != graph->params.size()) {
-    return InvalidArgument("graph '{}' got {} parameters; allowed: {}", graph->name, params.size(), graph->params.size());
-  }
-  std::vector<std::string> faults;
-  for (size_t i = 0; i < params.size(); ++i) {
-    const model::Param& param = graph->params[i];
-    if (const auto fault = FaultOf(params[i], param.dtype, param.shape, kParamAlignment)) {
-      faults.push_back(fmt::format("'{}' has {}", param.name, *fault));
-    }
-  }
-  if (!faults.empty()) {
-    return InvalidArgument("graph '{}' has {} wrong parameter{}: {}", graph->name, faults.size(), faults.size() == 1 ? "" : "s",
-                           fmt::join(faults, "; "));
-  }
+  TIDEPOOL_RETURN_IF_ERROR(CheckParams(*graph, params, kParamAlignment));
   std::vector<at::Tensor> tensors;
   TIDEPOOL_RETURN_IF_ERROR(Guard([&]() -> Status {
     for (const TensorView& view : params) tensors.push_back(Borrow(view));

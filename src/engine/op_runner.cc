@@ -202,8 +202,11 @@ Status OpRunner::Store(const Call& call, std::vector<at::Tensor>* values) {
 StatusOr<std::vector<at::Tensor>> OpRunner::Run(std::vector<at::Tensor> inputs, bool training, const RunOptions& options) {
   std::vector<at::Tensor> values(graph_->values.size());
   for (size_t i = 0; i < inputs.size(); ++i) values[graph_->inputs[i]] = std::move(inputs[i]);
-  // An earlier run may have been unwound in the middle of a call; what it left here must not keep memory alive during this one.
-  stack_.clear();
+  // A call that throws leaves its arguments on the stack; they must not stay alive.
+  struct Clear {
+    std::vector<c10::IValue>* stack;
+    ~Clear() { stack->clear(); }
+  } clear{&stack_};
   size_t next = 0;
   for (size_t op = 0; op < calls_end_.size(); ++op) {
     current_op_ = static_cast<int>(op);

@@ -57,6 +57,24 @@ std::optional<std::string> FaultOf(const TensorView& view, DType dtype, const mo
   return std::nullopt;
 }
 
+Status CheckParams(const model::Graph& graph, std::span<const TensorView> params, int64_t alignment) {
+  if (params.size() != graph.params.size()) {
+    return InvalidArgument("graph '{}' got {} parameters; allowed: {}", graph.name, params.size(), graph.params.size());
+  }
+  std::vector<std::string> faults;
+  for (size_t i = 0; i < params.size(); ++i) {
+    const model::Param& param = graph.params[i];
+    if (const auto fault = FaultOf(params[i], param.dtype, param.shape, alignment)) {
+      faults.push_back(fmt::format("'{}' has {}", param.name, *fault));
+    }
+  }
+  if (!faults.empty()) {
+    return InvalidArgument("graph '{}' has {} wrong parameter{}: {}", graph.name, faults.size(), faults.size() == 1 ? "" : "s",
+                           fmt::join(faults, "; "));
+  }
+  return {};
+}
+
 at::Tensor Borrow(const TensorView& view) {
   return at::from_blob(view.data, view.shape, at::TensorOptions().dtype(*ScalarTypeOf(view.dtype)));
 }

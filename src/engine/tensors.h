@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ StatusOr<DType> DTypeOf(at::ScalarType type);
 
 // What is wrong with `view` as the tensor of `dtype` and `shape`, if anything; a negative dimension in `shape` fits every size from 1.
 std::optional<std::string> FaultOf(const TensorView& view, DType dtype, const model::Shape& shape, int64_t alignment);
+
+// INVALID_ARGUMENT lists every view that is not as graph.params[i] says, or not aligned.
+Status CheckParams(const model::Graph& graph, std::span<const TensorView> params, int64_t alignment);
 
 // A tensor on the view's memory, which it does not own. The view has been checked.
 at::Tensor Borrow(const TensorView& view);
