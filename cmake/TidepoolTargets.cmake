@@ -23,7 +23,8 @@ function(tidepool_link target visibility)
 endfunction()
 
 # tidepool_test(NAME SOURCES x_test.cc DEPS pool [TIMEOUT seconds] [LABELS ...])
-#   One GoogleTest program NAME_test and one ctest entry for it.
+#   One GoogleTest program NAME_test and one ctest entry for it. The entry has the label folder-<folder>, and the target
+#   tests_<folder> builds all programs of one folder. The label `serial` keeps other tests from running beside it.
 function(tidepool_test name)
   if(NOT TIDEPOOL_TESTS)
     return()
@@ -39,7 +40,16 @@ function(tidepool_test name)
                              TIDEPOOL_BINARY_DIR="${CMAKE_BINARY_DIR}")
   tidepool_link(${name}_test PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   add_test(NAME ${name}_test COMMAND ${name}_test)
+  get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR} NAME)
+  if(NOT TARGET tests_${folder})
+    add_custom_target(tests_${folder})
+  endif()
+  add_dependencies(tests_${folder} ${name}_test)
+  list(APPEND ARG_LABELS folder-${folder})
   set_tests_properties(${name}_test PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  if("serial" IN_LIST ARG_LABELS)
+    set_tests_properties(${name}_test PROPERTIES RUN_SERIAL ON)
+  endif()
 endfunction()
 
 # tidepool_bench(NAME SOURCES x_bench.cc DEPS pool): one Google Benchmark program NAME_bench, run by ./dev bench.
