@@ -1,0 +1,152 @@
+// The demo's table, JSON and trace.
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "base/trace.h"
+#include "base/units.h"
+#include "cli/demo_figures.h"
+#include "cli/demo_report.h"
+
+namespace tidepool::cli {
+namespace {
+
+nlohmann::json FiguresJson(const DemoFigures& figures) {
+  nlohmann::json parts = nlohmann::json::object();
+  for (const auto& [name, value] : figures.parts_ms) parts[name] = {{"mean", value.mean}, {"p50", value.p50}, {"p99", value.p99}};
+  return {{"slo_attainment", figures.slo_attainment},
+          {"infer",
+           {{"requests", figures.requests}, {"errors", figures.errors}, {"p50_ms", figures.infer_p50_ms}, {"p99_ms", figures.infer_p99_ms},
+            {"loads", figures.loads}, {"evictions", figures.evictions}}},
+          {"train",
+           {{"samples_per_s", figures.samples_per_s}, {"samples", figures.samples}, {"loss_first", figures.loss_first}, {"loss_last", figures.loss_last},
+            {"accuracy_first", figures.accuracy_first}, {"accuracy_last", figures.accuracy_last}, {"evaluations", figures.evaluations},
+            {"aborts", figures.aborts}, {"boundary_waits", figures.boundary_waits}, {"longest_operator_ms", figures.longest_operator_ms}}},
+          {"handover",
+           {{"count", figures.handovers}, {"late", figures.handovers_late}, {"p50_ms", figures.handover_ms.p50}, {"p99_ms", figures.handover_ms.p99},
+            {"limit_ms", HandoverLimitMs(figures)}, {"parts_ms", parts}}},
+          {"memory",
+           {{"capacity_bytes", figures.capacity_bytes}, {"peak_granted_bytes", figures.peak_granted_bytes}, {"violations", figures.violations}}}};
+}
+
+const char* BaselineKey(serve::Mode mode) { return mode == serve::Mode::kStatic ? "static" : mode == serve::Mode::kTaskSwitch ? "task_switch" : "colocate"; }
+
+std::string RunName(const DemoRun& run) {
+  if (run.mode != serve::Mode::kStatic) return std::string(serve::Name(run.mode));
+  return fmt::format("static ({:.0f} % training)", run.static_train_fraction * 100);
+}
+
+std::string Row(const DemoRun& run) {
+  const DemoFigures& f = run.figures;
+  return fmt::format("  {:<22} {:>7.1f} % {:>9.1f} {:>9.1f} {:>7} {:>10.1f} {:>6.2f} > {:<5.2f} {:>4.0f} > {:<3.0f}% {:>6} {:>6}\n", RunName(run), f.slo_attainment * 100,
+                     f.infer_p50_ms, f.infer_p99_ms, f.errors, f.samples_per_s, f.loss_first, f.loss_last, f.accuracy_first * 100, f.accuracy_last * 100,
+                     f.loads, f.violations);
+}
+
+// Lanes of the trace.
+constexpr int kServing = 1, kTraining = 2, kPool = 3;
+
+int LaneOf(std::vector<std::string>* lanes, const std::string& name) {
+  const auto found = std::find(lanes->begin(), lanes->end(), name);
+  if (found != lanes->end()) return static_cast<int>(found - lanes->begin()) + 1;
+  lanes->push_back(name);
+  return static_cast<int>(lanes->size());
+}
+
+}  // namespace
+
+double HandoverLimitMs(const DemoFigures& figures) { return figures.longest_operator_ms + 5; }
+
+std::string DemoJson(const DemoResult& result) {
+  nlohmann::json json = FiguresJson(result.main.figures);
+  json["mode"] = serve::Name(result.main.mode);
+  json["seconds"] = absl::ToDoubleSeconds(result.settings.length);
+  json["seed"] = result.settings.seed;
+  json["machine"] = result.machine;
+  json["models"] = result.settings.data.models.size();
+  json["model_bytes"] = result.settings.data.model_bytes;
+  json["training_bytes_estimated"] = result.training_bytes_estimate;
+  json["baselines"] = nlohmann::json::object();
+  for (const DemoRun& run : result.baselines) {
+    nlohmann::json& baseline = json["baselines"][BaselineKey(run.mode)];
+    baseline = FiguresJson(run.figures);
+    if (run.mode == serve::Mode::kStatic) baseline["train_fraction"] = run.static_train_fraction;
+  }
+  if (!result.pilots.empty()) {
+    json["static_splits_tried"] = nlohmann::json::array();
+    for (const DemoResult::Pilot& pilot : result.pilots) {
+      json["static_splits_tried"].push_back({{"train_fraction", pilot.train_fraction}, {"slo_attainment", pilot.slo_attainment},
+                                             {"samples_per_s", pilot.samples_per_s}, {"failure", pilot.failure}, {"chosen", pilot.chosen}});
+    }
+  }
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+std::string DemoText(const DemoResult& result) {
+  const DemoFigures& main = result.main.figures;
+  std::string text = fmt::format("\n  {:<22} {:>9} {:>9} {:>9} {:>7} {:>10} {:>14} {:>11} {:>6} {:>6}\n", "mode", "SLO met", "p50 ms", "p99 ms", "errors",
+                                 "samples/s", "loss", "accuracy", "loads", "viol.");
+  text += Row(result.main);
+  for (const DemoRun& run : result.baselines) text += Row(run);
+  text += fmt::format("\n  handovers   {} (p50 {:.1f} ms, p99 {:.1f} ms); limit = longest operator {:.1f} ms + 5 ms = {:.1f} ms: {}\n", main.handovers,
+                      main.handover_ms.p50, main.handover_ms.p99, main.longest_operator_ms, HandoverLimitMs(main),
+                      main.handovers == 0 ? "none happened" : main.handover_ms.p99 <= HandoverLimitMs(main) ? "kept" : "not kept");
+  text += "  parts (p50 / p99 ms)";
+  for (const auto& [name, value] : main.parts_ms) text += fmt::format("  {} {:.2f}/{:.2f}", name, value.p50, value.p99);
+  text += fmt::format("\n  memory      peak {} of {} granted, {} violations; {} micro-batches thrown away\n", FormatBytes(main.peak_granted_bytes),
+                      FormatBytes(main.capacity_bytes), main.violations, main.aborts);
+  if (!result.main.load.kept_up) text += "  note        the load generator itself was late: latencies hold its own delay too\n";
+  for (const DemoResult::Pilot& pilot : result.pilots) {
+    text += fmt::format("  static try  {:.0f} % training: {}{}\n", pilot.train_fraction * 100,
+                        pilot.failure.empty() ? fmt::format("SLO {:.1f} %, {:.1f} samples/s", pilot.slo_attainment * 100, pilot.samples_per_s) : pilot.failure,
+                        pilot.chosen ? " (chosen)" : "");
+  }
+  return text;
+}
+
+Status WriteDemoTrace(const DemoResult& result, const std::string& path) {
+  const DemoRun& run = result.main;
+  const cluster::TimelineData& data = run.timeline;
+  TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceWriter> trace, TraceWriter::Open(path, run.start));
+  trace->NameProcess(kServing, "serving");
+  trace->NameProcess(kTraining, "training");
+  trace->NameProcess(kPool, "memory pool");
+  std::vector<std::string> lanes;
+  for (const serve::ServeEvent& event : data.serve) {
+    const int lane = LaneOf(&lanes, event.model.empty() ? "node" : event.model);
+    static constexpr const char* kNames[] = {"execute", "load", "evict", "pause training", "resume training"};
+    trace->Complete(kServing, lane, kNames[static_cast<int>(event.kind)], event.start, event.duration,
+                    {{"batch", std::to_string(event.batch)}, {"bytes", std::to_string(event.bytes)}});
+  }
+  for (size_t i = 0; i < lanes.size(); ++i) trace->NameThread(kServing, static_cast<int>(i) + 1, lanes[i]);
+  for (const train::TrainProgress& progress : data.train) {
+    trace->Instant(kTraining, 1, progress.event, progress.time, {{"step", std::to_string(progress.step)}, {"loss", fmt::format("{:.4f}", progress.loss)}});
+    if (progress.event == "step") {
+      trace->Counter(kTraining, "samples/s", progress.time, {{"samples/s", progress.samples_per_s}});
+      trace->Counter(kTraining, "micro-batch", progress.time, {{"samples", static_cast<double>(progress.micro_batch)}});
+    }
+  }
+  trace->NameThread(kTraining, 1, "progress");
+  trace->NameThread(kPool, 1, "handovers");
+  trace->NameThread(kPool, 2, "parts");
+  for (const pool::HandoverRecord& record : data.handovers) {
+    trace->Complete(kPool, 1, fmt::format("{} -> {}", record.giver, record.requester), record.start, record.total,
+                    {{"pages", std::to_string(record.pages)}, {"granted", record.granted ? "yes" : "no"}, {"aborted", record.giver_parts.aborted ? "yes" : "no"}});
+    absl::Time at = record.start;
+    for (const auto& [name, ms] : HandoverParts(record)) {
+      if (ms <= 0) continue;
+      trace->Complete(kPool, 2, name, at, absl::Milliseconds(ms));
+      at += absl::Milliseconds(ms);
+    }
+  }
+  for (const cluster::MemorySample& sample : data.memory) {
+    std::vector<std::pair<std::string, double>> held;
+    for (const auto& [tenant, pages] : sample.held) {
+      held.emplace_back(data.tenants[tenant], static_cast<double>(pages * data.page_bytes) / static_cast<double>(kMiB));
+    }
+    trace->Counter(kPool, "MiB held", sample.time, held);
+  }
+  return trace->Finish();
+}
+
+}  // namespace tidepool::cli

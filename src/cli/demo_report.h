@@ -1,0 +1,38 @@
+// What the demo leaves behind: a table for people, a JSON object, a report page and a Chrome trace.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/demo_run.h"
+
+namespace tidepool::cli {
+
+struct DemoResult {
+  DemoSettings settings;
+  DemoPlan plan;
+  DemoRun main;
+  std::vector<DemoRun> baselines;  // static, then task-switch; each may be missing
+  // Static splits that were tried for a short time before one was chosen: training's part, SLO attainment, samples/s.
+  struct Pilot {
+    double train_fraction = 0, slo_attainment = 0, samples_per_s = 0;
+    std::string failure;  // why the split cannot work
+    bool chosen = false;
+  };
+  std::vector<Pilot> pilots;
+  std::string machine;  // "2 cores, ..."
+  int64_t training_bytes_estimate = 0;
+};
+
+// The keys are those that docs/demo.md lists.
+std::string DemoJson(const DemoResult& result);
+// The table at the end.
+std::string DemoText(const DemoResult& result);
+Status WriteDemoReport(const DemoResult& result, const std::string& path);
+// Slices of executions, loads and handovers, counters of memory; opens in Perfetto and speedscope.
+Status WriteDemoTrace(const DemoResult& result, const std::string& path);
+
+// The longest single operator of training plus 5 ms: what the 99th percentile of handovers is held against.
+double HandoverLimitMs(const DemoFigures& figures);
+
+}  // namespace tidepool::cli

@@ -1,0 +1,149 @@
+#include "cli/demo_run.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "api/api.h"
+#include "base/units.h"
+#include "cli/demo_figures.h"
+
+namespace tidepool::cli {
+namespace {
+
+constexpr absl::Duration kTrainStartLimit = absl::Seconds(120);
+constexpr absl::Duration kStepAfterLoadLimit = absl::Seconds(10);
+constexpr double kZipf = 0.9;
+constexpr double kSloFactor = 4;
+
+cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mode, double static_train_fraction) {
+  cluster::NodeOptions options;
+  options.device.capacity_bytes = settings.capacity_bytes;
+  options.static_train_fraction = static_train_fraction;
+  options.server.repository = settings.data.repository;
+  options.server.worker_binary = settings.worker_binary;
+  options.server.worker_threads = settings.worker_threads;
+  options.server.mode = mode;
+  options.server.slo_factor = kSloFactor;
+  options.train.name = "train";
+  options.train.model = fmt::format("resnet18:classes={},image=64", settings.data.classes);
+  options.train.data = "imagefolder:" + settings.data.train_folder;
+  options.train.evaluation_data = "imagefolder:" + settings.data.evaluation_folder;
+  options.train.global_batch = settings.global_batch;
+  options.train.max_micro_batch = settings.max_micro_batch;
+  options.train.epochs = 1'000'000;
+  options.train.learning_rate = 0.05;
+  options.train.momentum = 0.9;
+  options.train.seed = settings.seed;
+  options.train.threads = settings.train_threads;
+  return options;
+}
+
+// Rates come from solo latencies, so that a burst asks for a stated part of the device whatever machine this is.
+Status MakePlan(const DemoSettings& settings, cluster::Node* node, DemoPlan* plan) {
+  double shares = 0, service_s = 0;
+  for (size_t i = 0; i < settings.data.models.size(); ++i) {
+    const std::string& name = settings.data.models[i].name;
+    TIDEPOOL_ASSIGN_OR_RETURN(const serve::ModelStatus status, node->server().Model(name));
+    if (status.solo_latency <= absl::ZeroDuration()) {
+      return FailedPrecondition("model '{}' was not measured: {}", name, status.reason.empty() ? "no latency" : status.reason);
+    }
+    plan->solo[name] = status.solo_latency;
+    plan->slo[name] = status.solo_latency * kSloFactor;
+    plan->load.models.push_back(name);
+    const double share = 1.0 / std::pow(static_cast<double>(i + 1), kZipf);
+    shares += share;
+    service_s += share * absl::ToDoubleSeconds(status.solo_latency);
+  }
+  service_s /= shares;
+  plan->mean_service = absl::Seconds(service_s);
+  plan->load.arrivals = api::Arrivals::kBursty;
+  plan->load.zipf = kZipf;
+  plan->load.rate = settings.calm_load / service_s;
+  plan->load.burst_rate = settings.burst_load / service_s;
+  plan->load.calm_length = absl::Seconds(4);
+  plan->load.burst_length = absl::Seconds(2);
+  plan->load.length = settings.length;
+  plan->load.seed = settings.seed;
+  plan->load.slo_factor = kSloFactor;
+  plan->made = true;
+  return {};
+}
+
+// Waits until the trainer has reported a step at or after `since`.
+Status AwaitStep(cluster::Node* node, absl::Time since, absl::Duration limit, const VerbContext& context) {
+  Clock* clock = Clock::Real();
+  const absl::Time deadline = clock->Now() + limit;
+  while (true) {
+    const cluster::TrainStatus status = node->training();
+    if (status.latest.event == "step" && status.latest.time >= since) return {};
+    if (status.state == cluster::TrainState::kFailed || status.state == cluster::TrainState::kFinished) {
+      return status.last_error.ok() ? FailedPrecondition("training ended before the load began") : Annotate(status.last_error, "training failed");
+    }
+    if (clock->Now() >= deadline) return DeadlineExceeded("training made no step within {}", tidepool::FormatDuration(limit));
+    if (context.wait_for_stop(clock->Now() + absl::Milliseconds(50))) return Cancelled("stopped while waiting for training");
+  }
+}
+
+DemoProgress ProgressOf(cluster::Node* node, serve::Mode mode, const api::LoadProgress& load) {
+  DemoProgress progress{.mode = mode, .elapsed = load.elapsed, .length = load.length, .requests_per_s = load.last_rate,
+                        .p99_ms = absl::ToDoubleMilliseconds(load.last_p99), .errors = load.errors + load.dropped};
+  const int64_t answered = load.succeeded + load.errors + load.dropped;
+  progress.slo_attainment = answered > 0 ? static_cast<double>(load.within_slo) / static_cast<double>(answered) : 1;
+  const train::TrainProgress train = node->training().latest;
+  progress.samples_per_s = train.samples_per_s;
+  progress.micro_batch = train.micro_batch;
+  progress.loss = train.loss;
+  const pool::PoolStats pool = node->broker().Stats();
+  progress.total_pages = pool.total;
+  for (const pool::LeaseStats& lease : pool.leases) {
+    (lease.lease_class == pool::LeaseClass::kReclaimable ? progress.train_pages : progress.model_pages) += lease.held_pages;
+  }
+  return progress;
+}
+
+}  // namespace
+
+StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double static_train_fraction, DemoPlan* plan,
+                          const VerbContext& context, const std::function<void(const std::string&)>& say,
+                          const std::function<void(const DemoProgress&)>& show) {
+  DemoRun run{.mode = mode, .static_train_fraction = mode == serve::Mode::kStatic ? static_train_fraction : 0};
+  TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<cluster::Node> node,
+                            cluster::Node::Start(NodeOptionsFor(settings, mode, static_train_fraction)));
+  TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<api::Api> front,
+                            api::Api::Start(&node->server(), &node->broker(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
+  if (!plan->made) {
+    TIDEPOOL_RETURN_IF_ERROR(MakePlan(settings, node.get(), plan));
+    say(fmt::format("solo latencies: {} on average by share of load; bursts of {:.0f} requests/s ask for {:.0f} % of the device, calm is {:.0f}/s",
+                    tidepool::FormatDuration(plan->mean_service), plan->load.burst_rate, settings.burst_load * 100, plan->load.rate));
+  }
+  TIDEPOOL_RETURN_IF_ERROR(node->StartTraining());
+  // The load begins when training is under way; start-up and first evaluation are no part of the comparison.
+  TIDEPOOL_RETURN_IF_ERROR(AwaitStep(node.get(), absl::InfinitePast(), kTrainStartLimit, context));
+
+  api::LoadOptions load = plan->load;
+  load.target = front->grpc_target();
+  absl::Duration next_line = absl::ZeroDuration();
+  const auto on_progress = [&](const api::LoadProgress& progress) {
+    if (progress.measuring || progress.elapsed < next_line) return;
+    next_line = absl::Floor(progress.elapsed, absl::Seconds(1)) + absl::Seconds(1);
+    show(ProgressOf(node.get(), mode, progress));
+  };
+  TIDEPOOL_ASSIGN_OR_RETURN(run.load, api::RunLoad(load, on_progress, context.stopped));
+  if (context.stopped()) return Cancelled("stopped by the user");
+  run.start = run.load.start;
+  run.end = run.load.start + std::max(run.load.elapsed, load.length);
+  // One more report of the trainer tells how many samples belong to the load's last second. In task-switch mode it may have been paused.
+  if (const Status status = AwaitStep(node.get(), run.end, kStepAfterLoadLimit, context); absl::IsCancelled(status)) return status;
+  const pool::PoolStats pool = node->broker().Stats();
+  run.models = node->server().Models();
+  run.training = node->training();
+  front->BeginDrain();
+  const Status stopped = node->Stop();
+  front->Shutdown(Clock::Real()->Now() + absl::Seconds(5));
+  run.timeline = node->timeline().Snapshot();
+  if (!stopped.ok()) say("training did not stop by itself: " + ToString(stopped));
+  run.figures = FiguresOf(run, *plan, pool);
+  return run;
+}
+
+}  // namespace tidepool::cli

@@ -1,0 +1,243 @@
+// tidepool demo: the main job, start to end.
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <thread>
+
+#include "base/text.h"
+#include "base/units.h"
+#include "cli/demo_data.h"
+#include "cli/demo_report.h"
+#include "cli/demo_run.h"
+#include "cli/verb.h"
+#include "cluster/runtime_directory.h"
+#include "model/families.h"
+
+namespace tidepool::cli {
+namespace {
+
+// Parts of the device that a static split gives to training; each is tried for a short time and the best one runs in full.
+constexpr double kStaticSplits[] = {0.5, 0.6, 0.7};
+constexpr absl::Duration kShortestPilot = absl::Seconds(6);
+
+std::string MemoryBar(const DemoProgress& progress, int width) {
+  if (progress.total_pages <= 0) return {};
+  const auto cells = [&](int64_t pages) { return static_cast<int>(std::lround(static_cast<double>(pages * width) / static_cast<double>(progress.total_pages))); };
+  const int train = std::min(width, cells(progress.train_pages)), models = std::min(width - train, cells(progress.model_pages));
+  return std::string(static_cast<size_t>(train), '#') + std::string(static_cast<size_t>(models), '+') +
+         std::string(static_cast<size_t>(width - train - models), '.');
+}
+
+std::string ProgressLine(const DemoProgress& progress) {
+  return fmt::format("{:<11} {:>3.0f}/{:.0f} s  {:>5.0f} req/s  p99 {:>6.1f} ms  SLO {:>5.1f} %  train {:>5.1f} /s  micro-batch {:>3}  loss {:>5.2f}  [{}]{}",
+                     serve::Name(progress.mode), absl::ToDoubleSeconds(progress.elapsed), absl::ToDoubleSeconds(progress.length), progress.requests_per_s,
+                     progress.p99_ms, progress.slo_attainment * 100, progress.samples_per_s, progress.micro_batch, progress.loss, MemoryBar(progress, 32),
+                     progress.errors > 0 ? fmt::format("  {} errors", progress.errors) : "");
+}
+
+class DemoVerb : public Verb {
+ public:
+  std::string path() const override { return "demo"; }
+  std::string summary() const override { return "Serve bursts of requests and train in the rest of one device, and show what it costs"; }
+  std::string details() const override {
+    return "Makes ten models and a folder of JPEG pictures, starts a node with one training job, drives a bursty load over gRPC,\n"
+           "and ends with a table. In the memory bar '#' is training, '+' are models and '.' is free.\n"
+           "  tidepool demo --seconds 30 --report out\n"
+           "  tidepool demo --compare --json -";
+  }
+  void Register(OptionTable* table) override {
+    table->Add({.key = "demo.seconds", .help = "Length of the load, in seconds"}, &seconds_);
+    table->Add({.key = "demo.compare", .help = "Run the modes static and task-switch on the same load beside it"}, &compare_);
+    table->Add({.key = "demo.report", .help = "Folder for data, report.html, demo.json and trace.json; default: a temporary one", .metavar = "DIR"}, &report_);
+    table->Add({.key = "demo.json", .help = "Write the figures here too; - is stdout", .metavar = "FILE"}, &json_);
+    table->AddCustom({.key = "demo.mode", .help = "colocate, static or task-switch", .metavar = "MODE"}, "string",
+                     [this](std::string_view text) -> Status {
+                       TIDEPOOL_ASSIGN_OR_RETURN(mode_, serve::ParseMode(text));
+                       return {};
+                     },
+                     [this] { return std::string(serve::Name(mode_)); });
+    table->Add({.key = "demo.keep", .help = "Keep the temporary folder"}, &keep_);
+    table->Add({.key = "demo.seed", .help = "Seed of weights, pictures, training and load"}, &settings_.seed);
+    table->Add({.key = "demo.capacity", .help = "Memory of the device"}, BytesField{&settings_.capacity_bytes});
+    table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: all cores", .advanced = true}, &settings_.worker_threads);
+    table->Add({.key = "demo.train_threads", .help = "Threads of the trainer; 0: all cores", .advanced = true}, &settings_.train_threads);
+    table->Add({.key = "demo.micro_batch", .help = "Largest micro-batch of training", .advanced = true}, &settings_.max_micro_batch);
+    table->Add({.key = "demo.global_batch", .help = "Samples per optimizer step", .advanced = true}, &settings_.global_batch);
+    table->Add({.key = "demo.burst_load", .help = "Part of the device that a burst asks for", .advanced = true}, &settings_.burst_load);
+    table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true}, &settings_.calm_load);
+    table->Add({.key = "demo.static_fraction", .help = "Mode static: training's part of the device; 0: found by trying", .advanced = true}, &static_fraction_);
+  }
+  Status Run(const VerbContext& context) override;
+
+ private:
+  Status Validate() const;
+  Status Prepare(DemoResult* result, std::string* folder);
+  StatusOr<DemoRun> RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length, const VerbContext& context);
+  StatusOr<double> FindStaticSplit(DemoResult* result, const VerbContext& context);
+  Status WriteOutputs(const DemoResult& result, const std::string& folder, bool keep, const VerbContext& context);
+  static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
+  void EndLine() {
+    if (line_open_) fmt::print(stderr, "\n");
+    line_open_ = false;
+  }
+
+  double seconds_ = 45;
+  bool compare_ = false, keep_ = false;
+  std::string report_, json_;
+  serve::Mode mode_ = serve::Mode::kColocate;
+  double static_fraction_ = 0;
+  DemoSettings settings_;
+  std::unique_ptr<cluster::RuntimeDirectory> temporary_;
+  bool line_open_ = false;
+};
+
+Status DemoVerb::Validate() const {
+  std::vector<std::string> faults;
+  if (!(seconds_ >= 1 && seconds_ <= 3600)) faults.push_back(fmt::format("--seconds is {}; allowed: 1 to 3600", seconds_));
+  if (settings_.capacity_bytes < 64 * kMiB) faults.push_back(fmt::format("--capacity is {}; allowed: at least 64 MiB", FormatBytes(settings_.capacity_bytes)));
+  if (!(settings_.burst_load > 0 && settings_.burst_load <= 4)) faults.push_back(fmt::format("--burst-load is {}; allowed: above 0, up to 4", settings_.burst_load));
+  if (!(settings_.calm_load > 0 && settings_.calm_load <= settings_.burst_load)) {
+    faults.push_back(fmt::format("--calm-load is {}; allowed: above 0, up to --burst-load", settings_.calm_load));
+  }
+  if (!(static_fraction_ >= 0 && static_fraction_ < 1)) faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (found by trying) to below 1", static_fraction_));
+  if (faults.empty()) return {};
+  return InvalidArgument("{}", JoinText(faults, "\n"));
+}
+
+Status DemoVerb::Prepare(DemoResult* result, std::string* folder) {
+  *folder = report_;
+  if (report_.empty()) {
+    // A runtime directory is private and goes away with the object; a kept one is an ordinary folder.
+    TIDEPOOL_ASSIGN_OR_RETURN(temporary_, cluster::RuntimeDirectory::Open(""));
+    *folder = temporary_->path();
+    if (keep_) {
+      *folder += "-demo";
+      temporary_.reset();
+    }
+  }
+  std::error_code error;
+  std::filesystem::create_directories(*folder, error);
+  if (error) return ErrnoError(error.value(), "cannot make the folder " + *folder);
+  *folder = std::filesystem::absolute(*folder).string();
+  settings_.length = absl::Seconds(seconds_);
+  TIDEPOOL_ASSIGN_OR_RETURN(settings_.data, MakeDemoData({.directory = *folder + "/data", .seed = settings_.seed, .say = Say}));
+  // Parameters, momentum, summed and staged gradients, and what one micro-batch keeps for its backward pass.
+  TIDEPOOL_ASSIGN_OR_RETURN(const model::Graph trained, model::BuildGraph(fmt::format("resnet18:classes={},image=64", settings_.data.classes)));
+  result->training_bytes_estimate = 4 * trained.parameter_bytes() + settings_.max_micro_batch * trained.activation_bytes_per_sample();
+  result->machine = fmt::format("{} cores", std::thread::hardware_concurrency());
+  const int64_t wanted = settings_.data.model_bytes + result->training_bytes_estimate;
+  Say(fmt::format("{} models {} + training {} (estimated) = {} on a device of {}: {:.1f} times its memory", settings_.data.models.size(),
+                  FormatBytes(settings_.data.model_bytes), FormatBytes(result->training_bytes_estimate), FormatBytes(wanted),
+                  FormatBytes(settings_.capacity_bytes), static_cast<double>(wanted) / static_cast<double>(settings_.capacity_bytes)));
+  return {};
+}
+
+StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length, const VerbContext& context) {
+  DemoSettings settings = settings_;
+  settings.length = length;
+  DemoPlan plan = result->plan;
+  plan.load.length = length;
+  Say(fmt::format("\n{}: starting node, measuring models, starting training",
+                  mode == serve::Mode::kStatic ? fmt::format("static with {:.0f} % for training", fraction * 100) : std::string(serve::Name(mode))));
+  const auto show = [&](const DemoProgress& progress) {
+    const std::string line = ProgressLine(progress);
+    if (context.progress) {
+      fmt::print(stderr, "\r{}\x1b[K", line);
+      line_open_ = true;
+    } else {
+      fmt::print(stderr, "{}\n", line);
+    }
+    std::fflush(stderr);
+  };
+  auto run = RunDemo(settings, mode, fraction, &plan, context, [this](const std::string& text) { EndLine(); Say(text); }, show);
+  EndLine();
+  if (!result->plan.made && plan.made) result->plan = plan;
+  return run;
+}
+
+// Tries each split for a short time. The best is the one that keeps most SLOs; of those within one percent of it, the fastest trainer.
+StatusOr<double> DemoVerb::FindStaticSplit(DemoResult* result, const VerbContext& context) {
+  if (static_fraction_ > 0) return static_fraction_;
+  const absl::Duration length = std::max(kShortestPilot, absl::Seconds(seconds_ / 3));
+  for (const double fraction : kStaticSplits) {
+    auto run = RunOne(result, serve::Mode::kStatic, fraction, length, context);
+    if (absl::IsCancelled(run.status())) return run.status();
+    DemoResult::Pilot pilot{.train_fraction = fraction};
+    if (run.ok()) {
+      pilot.slo_attainment = run->figures.slo_attainment;
+      pilot.samples_per_s = run->figures.samples_per_s;
+    } else {
+      pilot.failure = ToString(run.status());
+      Say("  this split cannot work: " + pilot.failure);
+    }
+    result->pilots.push_back(pilot);
+  }
+  DemoResult::Pilot* best = nullptr;
+  double best_slo = 0;
+  for (const DemoResult::Pilot& pilot : result->pilots) best_slo = std::max(best_slo, pilot.failure.empty() ? pilot.slo_attainment : 0);
+  for (DemoResult::Pilot& pilot : result->pilots) {
+    if (!pilot.failure.empty() || pilot.slo_attainment < best_slo - 0.01) continue;
+    if (best == nullptr || pilot.samples_per_s > best->samples_per_s) best = &pilot;
+  }
+  if (best == nullptr) return FailedPrecondition("no static split works on a device of {}", FormatBytes(settings_.capacity_bytes));
+  best->chosen = true;
+  return best->train_fraction;
+}
+
+Status DemoVerb::WriteOutputs(const DemoResult& result, const std::string& folder, bool keep, const VerbContext& context) {
+  const std::string json = DemoJson(result);
+  if (keep) {
+    TIDEPOOL_RETURN_IF_ERROR(WriteDemoReport(result, folder + "/report.html"));
+    TIDEPOOL_RETURN_IF_ERROR(WriteDemoTrace(result, folder + "/trace.json"));
+    TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(folder + "/demo.json", json));
+  }
+  const bool json_on_stdout = json_ == "-" || context.output == OutputFormat::kJson;
+  if (!json_.empty() && json_ != "-") TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(json_, json));
+  fmt::print("{}", json_on_stdout ? json : DemoText(result));
+  if (json_on_stdout) fmt::print(stderr, "{}", DemoText(result));
+  if (keep) Say(fmt::format("\nreport {}/report.html, trace {}/trace.json (open it in Perfetto or speedscope), figures {}/demo.json", folder, folder, folder));
+  return {};
+}
+
+Status DemoVerb::Run(const VerbContext& context) {
+  TIDEPOOL_RETURN_IF_ERROR(Validate());
+  DemoResult result;
+  std::string folder;
+  TIDEPOOL_RETURN_IF_ERROR(Prepare(&result, &folder));
+  result.settings = settings_;
+  double fraction = static_fraction_;
+  if (mode_ == serve::Mode::kStatic) {
+    TIDEPOOL_ASSIGN_OR_RETURN(fraction, FindStaticSplit(&result, context));
+  }
+  TIDEPOOL_ASSIGN_OR_RETURN(result.main, RunOne(&result, mode_, fraction, settings_.length, context));
+  if (compare_) {
+    if (mode_ != serve::Mode::kStatic) {
+      TIDEPOOL_ASSIGN_OR_RETURN(fraction, FindStaticSplit(&result, context));
+      TIDEPOOL_ASSIGN_OR_RETURN(DemoRun run, RunOne(&result, serve::Mode::kStatic, fraction, settings_.length, context));
+      result.baselines.push_back(std::move(run));
+    }
+    if (mode_ != serve::Mode::kTaskSwitch) {
+      TIDEPOOL_ASSIGN_OR_RETURN(DemoRun run, RunOne(&result, serve::Mode::kTaskSwitch, 0, settings_.length, context));
+      result.baselines.push_back(std::move(run));
+    }
+  }
+  TIDEPOOL_RETURN_IF_ERROR(WriteOutputs(result, folder, temporary_ == nullptr, context));
+
+  int64_t violations = result.main.figures.violations;
+  for (const DemoRun& run : result.baselines) violations += run.figures.violations;
+  if (violations > 0) return Internal("the page ledger was violated {} times", violations);
+  if (result.main.figures.errors > 0) {
+    std::string codes;
+    for (const auto& [code, count] : result.main.load.overall.errors_by_code) codes += fmt::format(" {} {},", count, code);
+    for (const auto& [code, text] : result.main.load.overall.example_by_code) codes += " for example: " + text;
+    return Unavailable("{} of {} requests failed:{}", result.main.figures.errors, result.main.figures.requests, codes);
+  }
+  if (result.main.training.state == cluster::TrainState::kFailed) return Annotate(result.main.training.last_error, "training failed");
+  return {};
+}
+
+}  // namespace
+
+void AddDemoVerbs(VerbList* verbs) { verbs->push_back(std::make_unique<DemoVerb>()); }
+
+}  // namespace tidepool::cli
