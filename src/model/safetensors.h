@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/dtype.h"
@@ -37,6 +38,10 @@ struct SafetensorsHeader {
 // Parses and checks a header. `prefix` holds at least the first 8 + header-length bytes of a file of `file_bytes`.
 StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> prefix, int64_t file_bytes);
 
+// The largest header that is read, and the most dimensions of a tensor.
+inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+inline constexpr size_t kMaxSafetensorsRank = 64;
+
 // An open file. Reading is by pread: any thread may read. Thread-safe.
 class SafetensorsFile {
  public:
@@ -45,15 +50,47 @@ class SafetensorsFile {
   const std::string& path() const { return path_; }
   // Reads the whole tensor into `target`, which has exactly its size. DATA_LOSS if the file has become shorter.
   Status Read(const TensorEntry& tensor, std::span<std::byte> target) const;
+  // Reads target.size() bytes from byte `begin_bytes` of the tensor on.
+  Status ReadPart(const TensorEntry& tensor, int64_t begin_bytes, std::span<std::byte> target) const;
   // NOT_FOUND with the nearest name if it is absent.
   StatusOr<const TensorEntry*> Find(const std::string& name) const;
 
  private:
-  SafetensorsFile(std::string path, UniqueFd fd, SafetensorsHeader header)
-      : path_(std::move(path)), fd_(std::move(fd)), header_(std::move(header)) {}
+  SafetensorsFile(std::string path, UniqueFd fd, SafetensorsHeader header);
   std::string path_;
   UniqueFd fd_;
   SafetensorsHeader header_;
+  std::unordered_map<std::string, size_t> by_name_;  // index into header_.tensors
+};
+
+struct TensorPlan {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+};
+
+// Writes a file piece by piece, for models larger than memory. The file appears under its name only when Finish succeeds; without
+// Finish nothing is left of it. Thread-compatible.
+class SafetensorsWriter {
+ public:
+  // Tensors keep their order; the header is padded with spaces so that data starts at a multiple of 64.
+  static StatusOr<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path, std::span<const TensorPlan> tensors,
+                                                             const std::map<std::string, std::string>& metadata);
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+  // The next bytes of the data buffer, in pieces of any size.
+  Status Append(std::span<const std::byte> data);
+  // Flushes and renames. FAILED_PRECONDITION if fewer bytes came than the tensors have.
+  Status Finish();
+
+ private:
+  SafetensorsWriter(std::string path, std::string temporary, UniqueFd fd, int64_t data_bytes)
+      : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)), left_bytes_(data_bytes) {}
+  Status Write(std::span<const std::byte> data);
+  std::string path_, temporary_;
+  UniqueFd fd_;
+  int64_t left_bytes_;
 };
 
 struct TensorToWrite {
@@ -63,7 +100,7 @@ struct TensorToWrite {
   std::span<const std::byte> data;
 };
 
-// Writes atomically (temporary file, fsync, rename). Tensors keep their order; the header is padded so that data starts at a multiple of 64.
+// Writes a whole file with SafetensorsWriter: atomically (temporary file, fsync, rename).
 Status WriteSafetensors(const std::string& path, std::span<const TensorToWrite> tensors,
                         const std::map<std::string, std::string>& metadata);
 
