@@ -35,6 +35,7 @@ struct TrainOptions {
   int threads = 0;                     // 0: all cores
   int loader_threads = 1;
   int64_t prefetch_bytes = 64 * kMiB;
+  bool skip_broken_samples = false;    // a sample that cannot be read is replaced by the next one instead of ending the job
   bool yield_cpu = true;               // run in the idle scheduling class
   int protected_after_aborts = 4;      // after so many aborts in a row a micro-batch runs to its end
   std::string pool_socket;             // the node's broker; empty: a pool of its own of `pool_bytes`
@@ -47,8 +48,12 @@ struct TrainOptions {
   std::string final_weights;           // write the trained model here (safetensors)
 
   void Register(OptionTable* table);
+  // Reports every fault at once.
   Status Validate() const;
 };
+// Every option by its key, as text: how a job's process gets its options.
+std::string ToJson(const TrainOptions& options);
+StatusOr<TrainOptions> ParseTrainOptions(const std::string& json);
 
 // One line of progress. Counters are totals since the job's start.
 struct TrainProgress {

@@ -1,0 +1,65 @@
+// How many samples the next micro-batch takes.
+//
+// Memory is modelled online as need(b) = base + slope * b, fitted robustly (median of pairwise slopes) to what micro-batches really
+// needed, plus an upper margin that covers every miss of the line so far. Before the line exists sizes 1, 2 and 4 are probed. A micro-batch
+// that ran out of memory teaches a lower bound and halves the next ones until things have gone well for a while.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace tidepool::train {
+
+struct MicroBatchOptions {
+  int64_t max_batch = 64;
+  int64_t persistent_bytes = 0;     // what the job holds while no micro-batch runs
+  double margin = 0.03;             // of the line's value, kept free beyond the largest miss
+  int protected_after_aborts = 4;   // 0: never
+  int successes_to_double = 4;      // after running out of memory
+  int64_t growth_per_step = 4;      // at most so many times the largest size that ever fitted
+};
+
+struct MicroBatchChoice {
+  int64_t batch = 0;           // 0: nothing fits, park
+  bool protected_run = false;  // must not be aborted; it fits into the guaranteed memory
+};
+
+// Pure. Thread-compatible.
+class MicroBatchPolicy {
+ public:
+  explicit MicroBatchPolicy(MicroBatchOptions options) : options_(options) {}
+
+  // The largest size that fits into `limit_bytes` and `remaining` samples.
+  MicroBatchChoice Choose(int64_t limit_bytes, int64_t guaranteed_bytes, int64_t remaining) const;
+
+  void ObserveSuccess(int64_t batch, int64_t need_bytes);
+  void ObserveAbort() { ++aborts_in_a_row_; }
+  // It ran out of memory while it held `held_bytes`.
+  void ObserveExhausted(int64_t batch, int64_t held_bytes);
+  void LimitChanged() { cap_ = 0; }
+
+  // Upper estimate of what a micro-batch of `batch` samples holds at its highest point; nothing before the first observation.
+  std::optional<int64_t> Predict(int64_t batch) const;
+  int64_t largest_success() const { return needs_.empty() ? 0 : needs_.rbegin()->first; }
+  int aborts_in_a_row() const { return aborts_in_a_row_; }
+
+ private:
+  struct Line {
+    double base = 0, slope = 0, miss = 0;
+    double At(int64_t batch) const { return base + slope * static_cast<double>(batch); }
+  };
+  std::optional<Line> Fit() const;
+  int64_t LargestWithin(int64_t bytes, int64_t at_most) const;
+
+  const MicroBatchOptions options_;
+  std::map<int64_t, int64_t> needs_;         // size -> recent need
+  std::map<int64_t, int64_t> lower_bounds_;  // size -> it needed more than this
+  std::optional<Line> line_;
+  int64_t cap_ = 0;  // after running out of memory; 0: none
+  int successes_ = 0;
+  int aborts_in_a_row_ = 0;
+};
+
+}  // namespace tidepool::train

@@ -1,0 +1,71 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "train/job.h"
+
+namespace tidepool::train {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(TrainOptions, TravelAsJsonUnchanged) {
+  TrainOptions options;
+  options.name = "a \"quoted\" job";
+  options.data = "imagefolder:/data/x";
+  options.learning_rate = 0.1;
+  options.seed = std::numeric_limits<uint64_t>::max();
+  options.prefetch_bytes = 12345;
+  options.yield_cpu = false;
+  const TrainOptions back = ParseTrainOptions(ToJson(options)).value();
+  EXPECT_EQ(ToJson(back), ToJson(options));
+  EXPECT_EQ(back.name, options.name);
+  EXPECT_EQ(back.learning_rate, 0.1);
+  EXPECT_EQ(back.seed, options.seed);
+  EXPECT_EQ(back.prefetch_bytes, 12345);
+  EXPECT_FALSE(back.yield_cpu);
+}
+
+TEST(TrainOptions, RefuseUnknownKeysAndValues) {
+  EXPECT_THAT(MessageOf(ParseTrainOptions("[]").status()), HasSubstr("no JSON object"));
+  EXPECT_THAT(MessageOf(ParseTrainOptions(R"({"train.color":"red"})").status()), HasSubstr("train.color"));
+  EXPECT_THAT(MessageOf(ParseTrainOptions(R"({"train.epochs":3})").status()), HasSubstr("option 'train.epochs' is 3; allowed: a string"));
+  EXPECT_THAT(MessageOf(ParseTrainOptions(R"({"train.epochs":"three"})").status()), HasSubstr("three"));
+}
+
+TEST(TrainOptions, ReportAllFaultsAtOnce) {
+  TrainOptions options;
+  options.model = "resnet19";
+  options.global_batch = 0;
+  options.optimizer = "adam";
+  options.momentum = 1;
+  options.checkpoint_steps = 5;
+  const std::string text = MessageOf(options.Validate());
+  EXPECT_THAT(text, HasSubstr("train.data is empty"));
+  EXPECT_THAT(text, HasSubstr("resnet19"));
+  EXPECT_THAT(text, HasSubstr("train.global_batch is 0; allowed: 1 to 1048576"));
+  EXPECT_THAT(text, HasSubstr("train.optimizer is 'adam'; allowed: sgd, adamw"));
+  EXPECT_THAT(text, HasSubstr("train.momentum is 1; allowed: 0 to below 1"));
+  EXPECT_THAT(text, HasSubstr("train.checkpoint is empty"));
+}
+
+TEST(TrainProgress, TravelsAsOneJsonLine) {
+  TrainProgress progress{.event = "step", .time = absl::FromUnixNanos(1'700'000'000'123'456'789), .step = 5, .epoch = 1, .samples = 320,
+                         .loss = 1.25, .samples_per_s = 99.5, .micro_batch = 16, .aborts = 3, .held_bytes = 1 << 20, .message = "a\nb"};
+  const std::string line = ToJson(progress);
+  EXPECT_EQ(line.find('\n'), std::string::npos);
+  const TrainProgress back = ParseTrainProgress(line).value();
+  EXPECT_EQ(ToJson(back), line);
+  EXPECT_EQ(back.time, progress.time);
+  EXPECT_EQ(back.message, "a\nb");
+  progress.loss = std::nan("");
+  EXPECT_TRUE(std::isnan(ParseTrainProgress(ToJson(progress)).value().loss));
+  EXPECT_THAT(MessageOf(ParseTrainProgress("hello").status()), HasSubstr("not a JSON object: 'hello'"));
+  EXPECT_THAT(MessageOf(ParseTrainProgress("{}").status()), HasSubstr("key 'event' is missing"));
+  EXPECT_THAT(MessageOf(ParseTrainProgress(R"({"event":"step","step":"x"})").status()), HasSubstr("key 'step' is \"x\""));
+}
+
+}  // namespace
+}  // namespace tidepool::train
