@@ -4,6 +4,7 @@
 #include <absl/time/time.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,8 @@ struct ApiOptions {
   absl::Duration body_timeout = absl::Seconds(60);     // to the end of its body, and to send a response
   absl::Duration idle_timeout = absl::Seconds(120);    // between requests of one connection
   int http_threads = 2;
+  // The body of GET /v2/tidepool/status: one JSON object about the whole node. Empty: the path does not exist. Called on any thread.
+  std::function<std::string()> status_json;
   Clock* clock = Clock::Real();
 
   // Section [api].

@@ -42,8 +42,8 @@ struct NodeOptions {
   absl::Duration sample_interval = absl::Milliseconds(50);
   Clock* clock = Clock::Real();
 
-  // Sections [node], [pool], [serve] and (by TrainOptions) [train].
-  void Register(OptionTable* table);
+  // Sections [node], [pool], [serve] and (by TrainOptions) [train]. Without training, only the first three.
+  void Register(OptionTable* table, bool with_training = true);
   // Reports all faults at once.
   Status Validate() const;
   bool has_training() const { return !train.data.empty(); }

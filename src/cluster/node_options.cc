@@ -12,7 +12,7 @@ std::string_view Name(device::MappingMode mode) { return mode == device::Mapping
 
 }  // namespace
 
-void NodeOptions::Register(OptionTable* table) {
+void NodeOptions::Register(OptionTable* table, bool with_training) {
   table->Add({.key = "node.device", .help = "Device: host, cuda:N or emulated:PROFILE"}, &device.name);
   table->Add({.key = "node.capacity", .help = "Device memory that models and training share"}, BytesField{&device.capacity_bytes});
   table->Add({.key = "node.page_size", .help = "Unit in which memory changes hands", .advanced = true}, BytesField{&device.page_bytes});
@@ -57,6 +57,7 @@ void NodeOptions::Register(OptionTable* table) {
   table->Add({.key = "serve.measure_solo", .help = "Measure each model alone at start"}, &measure_solo);
   table->Add({.key = "serve.measure_limit", .help = "Longest that measuring may take", .advanced = true}, &measure_limit);
 
+  if (!with_training) return;
   table->Add({.key = "train.restarts", .flag = "train-restarts", .help = "Restarts of a killed job in a row without progress"}, &train_restarts);
   table->Add({.key = "train.backoff", .flag = "train-backoff", .help = "Wait before the first restart; doubles up to 10 s", .advanced = true}, &train_backoff);
   table->Add({.key = "train.stop_limit", .flag = "train-stop-limit", .help = "When stopping: longest that writing a checkpoint may take"}, &train_stop_limit);
