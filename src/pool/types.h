@@ -63,16 +63,17 @@ struct ReclaimParts {
   bool boundary = false;    // the micro-batch was allowed to end
 };
 
-// One handover from start to end, as the broker saw it; durations add up to `total`.
+// One handover from start to end, as the broker saw it: total = notify + giver_parts + zero + rest.
 struct HandoverRecord {
   DemandId demand;
-  std::string requester, giver;
+  std::string requester, giver;  // names of leases; several givers are joined by '+', and the parts are the slowest one's
   int64_t pages = 0;
   absl::Time start;
   absl::Duration total;   // from the Grow request's arrival to its grant
   absl::Duration notify;  // until the giver had the request (its receipt stamp)
   ReclaimParts giver_parts;
   absl::Duration zero;    // clearing the pages for their new owner
+  absl::Duration rest;    // messages under way, and the ledger; below zero if the giver ended after the grant
   bool granted = false;   // false: the deadline passed
 };
 

@@ -126,7 +126,7 @@ TEST(StrictMappingDeathTest, TouchingAPageThatWasGivenBackFaults) {
 TEST(OpenHostDevice, NamesTheMemoryItNeedsAndWhatIsAvailable) {
   const Status status = OpenHost(int64_t{1} << 50, 1 << 21, MappingMode::kFast).status();
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(MessageOf(status), HasSubstr("device 'host' needs 1048576"));
+  EXPECT_THAT(MessageOf(status), HasSubstr("device 'host' needs 1024 TiB of memory and "));
   EXPECT_THAT(MessageOf(status), HasSubstr("is available; give it a smaller capacity"));
 }
 
