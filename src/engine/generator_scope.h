@@ -3,9 +3,19 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <cstdint>
 #include <mutex>
 
 namespace tidepool::engine {
+
+// Mixes the job's seed with the micro-batch's key. Folded to 32 bits because torch's generator ignores the upper half of a seed.
+inline uint64_t GeneratorSeed(uint64_t seed, uint64_t key) {
+  uint64_t x = seed * 0x9e3779b97f4a7c15ull + key + 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  x ^= x >> 31;
+  return (x ^ (x >> 32)) & 0xffffffffull;
+}
 
 // Saves and restores the engine itself, which allocates nothing: the restoring destructor runs while an exception unwinds.
 class GeneratorScope {

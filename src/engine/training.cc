@@ -19,15 +19,6 @@
 namespace tidepool::engine {
 namespace {
 
-// Mixes the job's seed with the micro-batch's key. Folded to 32 bits because torch's generator ignores the upper half of a seed.
-uint64_t GeneratorSeed(uint64_t seed, uint64_t key) {
-  uint64_t x = seed * 0x9e3779b97f4a7c15ull + key + 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  x ^= x >> 31;
-  return (x ^ (x >> 32)) & 0xffffffffull;
-}
-
 class TorchTrainingModule final : public TrainingModule {
  public:
   TorchTrainingModule(std::shared_ptr<const model::Graph> graph, pool::Arena* arena, const TrainingOptions& options)
@@ -76,7 +67,10 @@ class TorchTrainingModule final : public TrainingModule {
   AbortToken token_;
   std::vector<at::Tensor> params_;   // graph.params
   std::vector<at::Tensor> trained_;  // those with a gradient
-  std::vector<at::Tensor> gradients_;  // accumulated, per trained_; undefined where none was committed
+  // Accumulated gradients, per trained_. They are allocated once, before any activation: accumulators that lay among activations
+  // would keep a page each from being given back.
+  std::vector<at::Tensor> gradients_;
+  std::vector<bool> has_gradient_;  // whether one was committed in this global batch
   std::vector<std::pair<at::Tensor, at::Tensor>> buffers_;  // and what each was before the micro-batch
   std::unique_ptr<OpRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;
@@ -102,7 +96,8 @@ Status TorchTrainingModule::Load(std::span<const TensorView> weights) {
     }
     params_.push_back(std::move(tensor));
   }
-  gradients_.resize(trained_.size());
+  for (const at::Tensor& tensor : trained_) gradients_.push_back(at::empty_like(tensor));
+  has_gradient_.assign(trained_.size(), false);
   optimizer_ = Optimizer::Create(options_.optimizer, std::move(optimized));
   TIDEPOOL_ASSIGN_OR_RETURN(runner_, OpRunner::Create(graph_, params_));
   return {};
@@ -116,7 +111,7 @@ Status TorchTrainingModule::WrongPhase(const char* call) const {
 
 Status TorchTrainingModule::BeginGlobalBatch() {
   if (phase_ == Phase::kStaged || phase_ == Phase::kFailed) return WrongPhase("BeginGlobalBatch");
-  for (at::Tensor& gradient : gradients_) gradient.reset();
+  has_gradient_.assign(trained_.size(), false);
   committed_ = 0;
   phase_ = Phase::kOpen;
   return {};
@@ -198,11 +193,12 @@ Status TorchTrainingModule::CommitMicroBatch() {
     for (size_t i = 0; i < trained_.size(); ++i) {
       at::Tensor& staged = trained_[i].mutable_grad();
       if (!staged.defined()) continue;
-      if (gradients_[i].defined()) {
+      if (has_gradient_[i]) {
         gradients_[i].add_(staged);
       } else {
-        gradients_[i] = std::move(staged);
+        gradients_[i].copy_(staged);
       }
+      has_gradient_[i] = true;
       staged.reset();
     }
     return {};
@@ -230,10 +226,13 @@ Status TorchTrainingModule::OptimizerStep(double learning_rate) {
   TIDEPOOL_RETURN_IF_ERROR(Guard([&]() -> Status {
     // The only temporaries are scalars. From the heap, so that no limit of the pool can end a step half way.
     MemoryScope memory(nullptr);
-    optimizer_->Step(gradients_, learning_rate, steps_ + 1);
+    std::vector<at::Tensor> committed(gradients_.size());  // undefined where there is none
+    for (size_t i = 0; i < committed.size(); ++i) {
+      if (has_gradient_[i]) committed[i] = gradients_[i];
+    }
+    optimizer_->Step(committed, learning_rate, steps_ + 1);
     return {};
   }));
-  for (at::Tensor& gradient : gradients_) gradient.reset();
   ++steps_;
   phase_ = Phase::kIdle;
   return {};
