@@ -5,8 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "api/front_end.h"
 #include "api/tensor_codec.h"
-#include "base/text.h"
 
 namespace tidepool::api {
 namespace {
@@ -235,27 +235,6 @@ void EncodeStatistics(const serve::ModelStatus& status, absl::Time now, inferenc
   set(stats->mutable_fail(), status.failures, absl::ZeroDuration());
   set(stats->mutable_queue(), status.requests, status.queue_time);
   set(stats->mutable_compute_infer(), status.executions, status.compute_time);
-}
-
-std::string_view IndexState(const serve::ModelStatus& status) {
-  if (!status.servable) return "UNAVAILABLE";
-  switch (status.state) {
-    case serve::ModelState::kLoading: return "LOADING";
-    case serve::ModelState::kDraining: return "UNLOADING";
-    case serve::ModelState::kAbsent:
-    case serve::ModelState::kReady: break;
-  }
-  return "READY";
-}
-
-bool IsReady(const serve::ModelStatus& status) { return status.servable && status.state != serve::ModelState::kDraining; }
-
-Status CheckVersion(const serve::ModelStatus& status, const std::string& version) {
-  if (version.empty()) return absl::OkStatus();
-  for (const std::string& known : status.versions) {
-    if (known == version) return absl::OkStatus();
-  }
-  return NotFound("model '{}' has no version '{}'; it has: {}", status.name, version, JoinText(status.versions, ", "));
 }
 
 }  // namespace tidepool::api

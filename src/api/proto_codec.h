@@ -25,11 +25,4 @@ Status EncodeProto(serve::InferResponse response, TensorForm form, inference::Mo
 void EncodeMetadata(const serve::ModelStatus& status, inference::ModelMetadataResponse* message);
 void EncodeStatistics(const serve::ModelStatus& status, absl::Time now, inference::ModelStatistics* message);
 
-// "READY", "LOADING", "UNLOADING" or "UNAVAILABLE", as repository clients read it. A model that is not resident but can be loaded
-// on its first request is READY.
-std::string_view IndexState(const serve::ModelStatus& status);
-bool IsReady(const serve::ModelStatus& status);
-// NOT_FOUND with the versions there are, unless `version` is empty or one of them.
-Status CheckVersion(const serve::ModelStatus& status, const std::string& version);
-
 }  // namespace tidepool::api
