@@ -1,0 +1,188 @@
+#include "serve/residency.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace tidepool::serve {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr ModelId kA(1), kB(2), kC(3);
+absl::Time At(int64_t milliseconds) { return absl::UnixEpoch() + absl::Hours(1) + absl::Milliseconds(milliseconds); }
+
+class ResidencyTest : public ::testing::Test {
+ protected:
+  void Make(ResidencyOptions options) {
+    residency_ = std::make_unique<Residency>(options);
+    residency_->AddModel(kA, "a", 4, 1);
+    residency_->AddModel(kB, "b", 4, 1);
+    residency_->AddModel(kC, "c", 4, 1);
+  }
+  void Resident(ModelId model, int64_t used_ms, int uses = 1) {
+    residency_->OnLoadStarted(model);
+    residency_->OnLoaded(model, 4, At(used_ms));
+    residency_->OnUse(model, uses, At(used_ms));
+  }
+  ResidencyDemand Wants(ModelId model, int64_t since_ms, int64_t target_ms, int queued = 1) {
+    return {model, At(target_ms), At(since_ms), queued};
+  }
+  void SetUp() override { Make({}); }
+  std::unique_ptr<Residency> residency_;
+};
+
+TEST_F(ResidencyTest, LoadsTheMostUrgentModelAndOneAtATime) {
+  Situation situation{.now = At(0), .available_pages = 100, .demands = {Wants(kA, 0, 50), Wants(kB, 0, 20)}};
+  EXPECT_EQ(residency_->Decide(situation).load, kB);
+  residency_->OnLoadStarted(kB);
+  EXPECT_FALSE(residency_->Decide(situation).load.has_value());
+  residency_->OnLoaded(kB, 4, At(5));
+  EXPECT_EQ(residency_->Decide(situation).load, kA);
+}
+
+TEST_F(ResidencyTest, EvictsTheColdestIdleModelToMakeRoom) {
+  Resident(kA, 0, 10);
+  Resident(kB, 1, 1);
+  const Situation situation{.now = At(2), .available_pages = 1, .demands = {Wants(kC, 2, 50)}};
+  const ResidencyDecision decision = residency_->Decide(situation);
+  EXPECT_THAT(decision.unload, ElementsAre(kB)) << "used later, but less";
+  EXPECT_FALSE(decision.load.has_value()) << "not before the room is there";
+  residency_->OnUnloadStarted(kB);
+  EXPECT_THAT(residency_->Decide(situation).unload, IsEmpty()) << "one is on its way out already";
+  residency_->OnUnloaded(kB);
+  EXPECT_EQ(residency_->Decide({.now = At(3), .available_pages = 5, .demands = {Wants(kC, 2, 50)}}).load, kC);
+}
+
+TEST_F(ResidencyTest, ForgetsOldHeat) {
+  Resident(kA, 0, 100);
+  Resident(kB, 0, 1);
+  EXPECT_GT(residency_->hotness(kA, At(0)), residency_->hotness(kB, At(0)));
+  residency_->OnUse(kB, 3, At(300'000));  // ten half-lives later
+  EXPECT_LT(residency_->hotness(kA, At(300'000)), residency_->hotness(kB, At(300'000)));
+}
+
+TEST_F(ResidencyTest, NeverEvictsAModelWithWorkButDrainsOneWhenARequestStarves) {
+  Resident(kA, 0);
+  Resident(kB, 0);
+  Situation situation{.now = At(500), .available_pages = 1, .demands = {Wants(kA, 490, 600), Wants(kC, 0, 50)}, .executing = {kB}};
+  ResidencyDecision decision = residency_->Decide(situation);
+  EXPECT_THAT(decision.unload, IsEmpty());
+  EXPECT_THAT(decision.drain, IsEmpty());
+  EXPECT_EQ(decision.wake, At(1000));
+  situation.now = At(1000);
+  decision = residency_->Decide(situation);
+  EXPECT_THAT(decision.unload, IsEmpty());
+  EXPECT_EQ(decision.drain.size(), 1u);
+  residency_->OnDrain(decision.drain[0], At(1000));
+  EXPECT_EQ(residency_->cutoff(decision.drain[0]), At(1000));
+  EXPECT_THAT(residency_->Decide(situation).drain, IsEmpty()) << "one is enough";
+}
+
+TEST_F(ResidencyTest, EvictsIdleModelsAfterTheTimeout) {
+  Resident(kA, 0);
+  Resident(kB, 1000);
+  ResidencyDecision decision = residency_->Decide({.now = At(2999), .available_pages = 50});
+  EXPECT_THAT(decision.unload, IsEmpty());
+  EXPECT_EQ(decision.wake, At(3000));
+  EXPECT_THAT(residency_->Decide({.now = At(3000), .available_pages = 50}).unload, ElementsAre(kA));
+  EXPECT_THAT(residency_->Decide({.now = At(3000), .available_pages = 50, .demands = {Wants(kA, 3000, 3050)}}).unload, IsEmpty());
+}
+
+TEST_F(ResidencyTest, SaysWhatIsMissingWhenAModelCannotFitAtAll) {
+  Resident(kA, 0);
+  residency_->AddModel(kC, "c", 40, 3);
+  Situation situation{.now = At(999), .available_pages = 10, .demands = {Wants(kC, 0, 50)}};
+  EXPECT_THAT(residency_->Decide(situation).impossible, IsEmpty()) << "a dead worker's pages may still come back";
+  situation.now = At(1000);
+  const ResidencyDecision decision = residency_->Decide(situation);
+  ASSERT_EQ(decision.impossible.size(), 1u);
+  EXPECT_EQ(decision.impossible[0].status.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(MessageOf(decision.impossible[0].status),
+              HasSubstr("model 'c' needs 40 pages for its weights and 3 for its activations; at most 14 pages"));
+}
+
+TEST_F(ResidencyTest, KeepsToTheStaticSplitAndLeavesRoomForActivations) {
+  Make({.idle_eviction = absl::InfiniteDuration(), .serving_limit_pages = 9});
+  Resident(kA, 0);
+  // 4 held + 4 wanted + 1 workspace = 9 fits exactly; a larger workspace does not.
+  EXPECT_EQ(residency_->Decide({.now = At(1), .available_pages = 100, .demands = {Wants(kB, 1, 50)}}).load, kB);
+  residency_->OnWorkspace(kB, 2);
+  const ResidencyDecision decision = residency_->Decide({.now = At(1), .available_pages = 100, .demands = {Wants(kB, 1, 50)}});
+  EXPECT_FALSE(decision.load.has_value());
+  EXPECT_THAT(decision.unload, ElementsAre(kA));
+  EXPECT_THAT(residency_->Decide({.now = At(3'600'000), .available_pages = 100}).unload, IsEmpty()) << "no idle eviction";
+}
+
+TEST_F(ResidencyTest, BacksOffAfterFailuresAndTellsMemoryFromBrokenModels) {
+  residency_->OnLoadStarted(kA);
+  residency_->OnLoadFailed(kA, InvalidArgument("tensor 'x' is missing"), At(0));
+  EXPECT_THAT(MessageOf(residency_->broken(kA, At(1))), HasSubstr("model 'a' could not be loaded"));
+  EXPECT_THAT(MessageOf(residency_->broken(kA, At(1))), HasSubstr("tensor 'x' is missing"));
+  EXPECT_TRUE(residency_->broken(kA, At(1000)).ok());
+  residency_->OnLoadStarted(kB);
+  residency_->OnLoadFailed(kB, ResourceExhausted("no room"), At(0));
+  EXPECT_TRUE(residency_->broken(kB, At(0)).ok());
+  const Situation early{.now = At(5), .available_pages = 100, .demands = {Wants(kB, 0, 50)}};
+  EXPECT_FALSE(residency_->Decide(early).load.has_value());
+  EXPECT_EQ(residency_->Decide(early).wake, At(10));
+  const Situation later{.now = At(10), .available_pages = 100, .demands = {Wants(kB, 0, 50)}};
+  EXPECT_EQ(residency_->Decide(later).load, kB);
+}
+
+TEST_F(ResidencyTest, EvictsOneMoreWhenTheCountedPagesWereNotEnough) {
+  Resident(kA, 0);
+  residency_->OnLoadStarted(kB);
+  residency_->OnLoadFailed(kB, ResourceExhausted("too scattered"), At(0));
+  const Situation situation{.now = At(100), .available_pages = 100, .demands = {Wants(kB, 0, 50)}};
+  EXPECT_THAT(residency_->Decide(situation).unload, ElementsAre(kA));
+  residency_->OnUnloadStarted(kA);
+  EXPECT_FALSE(residency_->Decide(situation).load.has_value());
+  residency_->OnUnloaded(kA);
+  EXPECT_EQ(residency_->Decide(situation).load, kB);
+}
+
+TEST(TaskSwitch, StopsTrainingOnTheFirstRequestAndResumesWhenIdleAndEmpty) {
+  using Action = TaskSwitch::Action;
+  TaskSwitch task(absl::Milliseconds(10));
+  EXPECT_EQ(task.Step(At(0), false, false), Action::kNone);
+  EXPECT_EQ(task.Step(At(1), true, false), Action::kPause);
+  EXPECT_FALSE(task.may_serve());
+  EXPECT_EQ(task.Step(At(2), true, false), Action::kNone) << "asked once";
+  task.OnPaused(Status(), At(3));
+  EXPECT_TRUE(task.may_serve());
+  EXPECT_EQ(task.Step(At(4), true, true), Action::kNone);
+  EXPECT_EQ(task.Step(At(5), false, true), Action::kNone);
+  EXPECT_EQ(task.wake(), At(15));
+  EXPECT_EQ(task.Step(At(14), false, true), Action::kNone);
+  EXPECT_EQ(task.Step(At(15), false, true), Action::kEvictAll);
+  EXPECT_FALSE(task.may_serve());
+  EXPECT_EQ(task.Step(At(16), false, false), Action::kResume);
+  task.OnResumed(Status(), At(17));
+  EXPECT_EQ(task.Step(At(18), true, false), Action::kPause);
+}
+
+TEST(TaskSwitch, KeepsServingWhenARequestComesWhileModelsAreEvicted) {
+  using Action = TaskSwitch::Action;
+  TaskSwitch task(absl::Milliseconds(10));
+  task.Step(At(0), true, false);
+  task.OnPaused(Status(), At(0));
+  task.Step(At(1), false, true);
+  EXPECT_EQ(task.Step(At(11), false, true), Action::kEvictAll);
+  EXPECT_EQ(task.Step(At(12), true, true), Action::kNone);
+  EXPECT_TRUE(task.may_serve());
+}
+
+TEST(TaskSwitch, TriesAgainWhenTrainingDoesNotStop) {
+  using Action = TaskSwitch::Action;
+  TaskSwitch task(absl::Milliseconds(10));
+  EXPECT_EQ(task.Step(At(0), true, false), Action::kPause);
+  task.OnPaused(DeadlineExceeded("busy"), At(50));
+  EXPECT_FALSE(task.may_serve());
+  EXPECT_EQ(task.Step(At(51), true, false), Action::kNone);
+  EXPECT_EQ(task.Step(task.wake(), true, false), Action::kPause);
+}
+
+}  // namespace
+}  // namespace tidepool::serve
