@@ -143,7 +143,7 @@ Status Verdict(const ImportOptions& options, const ImportReport& report) {
   if (report.loaded.empty()) return InvalidArgument("no tensor of '{}' belongs to {}", options.source, report.spec);
   if (options.allow_partial) return {};
   if (report.missing.empty() && report.unexpected.empty() && report.mismatched.empty()) return {};
-  return InvalidArgument("'{}' does not fit {}: {}{}{}allow a partial import to keep seeded values for the missing and mismatched",
+  return FailedPrecondition("'{}' does not fit {}: {}{}{}allow a partial import to keep seeded values for the missing and mismatched",
                          options.source, report.spec, FirstNames("missing", report.missing),
                          FirstNames("unexpected", report.unexpected), FirstNames("mismatched", report.mismatched));
 }

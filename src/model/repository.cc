@@ -191,7 +191,7 @@ Status CheckModel(const std::string& repository, const RepositoryModel& model) {
     }
   }
   if (faults.empty()) return {};
-  return InvalidArgument("model '{}' has {} fault{}: {}", model.name, faults.size(), faults.size() == 1 ? "" : "s", JoinText(faults, "; "));
+  return InvalidArgument("model '{}' has {} fault{}:\n{}", model.name, faults.size(), faults.size() == 1 ? "" : "s", JoinText(faults, "\n"));
 }
 
 }  // namespace tidepool::model

@@ -71,7 +71,7 @@ struct ImportOptions {
   bool allow_partial = false;  // keep seeded values for missing and mismatched tensors instead of failing
   uint64_t seed = 0;           // of those values
 };
-// Fails on any missing, unexpected or mismatched tensor unless allow_partial; `report` is filled either way.
+// FAILED_PRECONDITION on any missing, unexpected or mismatched tensor unless allow_partial; `report` is filled either way.
 Status ImportModel(const ImportOptions& options, ImportReport* report);
 
 // Splits "name[N]" into name and N (1 without brackets). INVALID_ARGUMENT names what is allowed.

@@ -262,7 +262,7 @@ TEST_F(Repositories, ImportListsWhatIsMissingUnexpectedAndMismatched) {
     return name == "bn1.bias" ? "" : name == "conv1.weight" ? std::string("stem.weight") : name;
   });
   const Status refused = Import(file, kTinyResNet, &report);
-  EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
   EXPECT_THAT(MessageOf(refused), AllOf(HasSubstr("2 missing: conv1.weight, bn1.bias"), HasSubstr("1 unexpected: stem.weight"), HasSubstr("2 mismatched: ")));
   EXPECT_THAT(report.missing, ElementsAre("conv1.weight", "bn1.bias"));
   EXPECT_THAT(report.unexpected, ElementsAre("stem.weight"));
