@@ -19,7 +19,9 @@ StatusCode CodeOfHttp(int http_status) {
     case 400: return StatusCode::kInvalidArgument;
     case 403: return StatusCode::kPermissionDenied;
     case 404: return StatusCode::kNotFound;
+    case 401: return StatusCode::kUnauthenticated;
     case 409: return StatusCode::kAborted;
+    case 412: return StatusCode::kFailedPrecondition;
     case 429: return StatusCode::kResourceExhausted;
     case 499: return StatusCode::kCancelled;
     case 501: return StatusCode::kUnimplemented;

@@ -107,8 +107,8 @@ TEST(RuntimeDirectory, ThatWasGivenIsProtectedAndKept) {
 
   const auto long_path = RuntimeDirectory::Open("/tmp/" + std::string(120, 'x'));
   EXPECT_THAT(MessageOf(long_path.status()), HasSubstr("allowed: 90"));
-  const auto missing = RuntimeDirectory::Open("/nonexistent/a");
-  EXPECT_THAT(MessageOf(missing.status()), HasSubstr("/nonexistent/a"));
+  const auto missing = RuntimeDirectory::Open("/proc/no-such-folder/a");
+  EXPECT_THAT(MessageOf(missing.status()), HasSubstr("/proc/no-such-folder/a"));
 }
 
 TEST(NodeOptions, ReportAllFaultsAtOnce) {
@@ -256,7 +256,6 @@ TEST_F(TrainSupervisorTest, StopsARunningJobAndCanStartAnother) {
   EXPECT_EQ(supervisor.status().state, TrainState::kStopped);
   ASSERT_TRUE(supervisor.Start().ok());
   AwaitStart(2);
-  EXPECT_EQ(supervisor.status().pid, 4242);
 }
 
 TEST_F(TrainSupervisorTest, StopsWhileItWaitsForTheNextStart) {

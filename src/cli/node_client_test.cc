@@ -1,0 +1,80 @@
+#include "cli/node_client.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace tidepool::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kStatus[] = R"({"mode":"colocate","ready":true,"worker_pid":42,
+  "pool":{"page_bytes":2097152,"total_pages":256,"granted_pages":128,"free_pages":128,"violations":0,
+          "leases":[{"name":"train","class":"reclaimable","pid":7,"held_bytes":209715200,"limit_bytes":419430400}]},
+  "models":[{"name":"resnet18-a","state":"ready","weight_bytes":46837248,"resident_bytes":46837248,"requests":4,"within_slo":3,"slo_ms":20.5}],
+  "training":{"name":"train","state":"running","step":12,"loss":1.5,"last_error":"ABORTED: was killed"}})";
+
+TEST(NodeClient, ShowsMemoryModelsAndTraining) {
+  const auto text = StatusText(kStatus);
+  ASSERT_TRUE(text.ok()) << ToString(text.status());
+  EXPECT_THAT(*text, HasSubstr("256 MiB of 512 MiB granted"));
+  EXPECT_THAT(*text, HasSubstr("resnet18-a"));
+  EXPECT_THAT(*text, HasSubstr("75.0 %"));
+  EXPECT_THAT(*text, HasSubstr("train is running"));
+  EXPECT_THAT(*text, HasSubstr("last end: ABORTED: was killed"));
+  const auto tenants = TenantsText(kStatus);
+  ASSERT_TRUE(tenants.ok());
+  EXPECT_THAT(*tenants, HasSubstr("reclaimable"));
+  EXPECT_THAT(*tenants, HasSubstr("200 MiB"));
+  const auto json = TenantsJson(kStatus);
+  ASSERT_TRUE(json.ok());
+  EXPECT_EQ(nlohmann::json::parse(*json)[0]["name"], "train");
+}
+
+TEST(NodeClient, StandsAnswersOfAnotherKind) {
+  EXPECT_THAT(MessageOf(StatusText("<html>").status()), HasSubstr("not a JSON object: '<html>'"));
+  EXPECT_TRUE(StatusText("{}").ok());
+  EXPECT_TRUE(StatusText(R"({"pool":{"page_bytes":"x"},"models":[3,{"name":7}],"training":[]})").ok());
+  EXPECT_THAT(MessageOf(TenantsText("{}").status()), HasSubstr("no list of leases"));
+}
+
+TEST(NodeClient, FillsEveryInputOfAModelWithRandomValues) {
+  const std::string metadata = R"({"inputs":[{"name":"image","datatype":"FP32","shape":[-1,3,4,4]},{"name":"ids","datatype":"INT64","shape":[-1,5]}]})";
+  const auto request = RandomRequest(metadata, 2, 7);
+  ASSERT_TRUE(request.ok()) << ToString(request.status());
+  const auto json = nlohmann::json::parse(*request);
+  EXPECT_EQ(json["inputs"][0]["shape"], nlohmann::json({2, 3, 4, 4}));
+  EXPECT_EQ(json["inputs"][0]["data"].size(), 96u);
+  EXPECT_TRUE(json["inputs"][1]["data"][0].is_number_integer());
+  EXPECT_EQ(*request, *RandomRequest(metadata, 2, 7));
+  EXPECT_NE(*request, *RandomRequest(metadata, 2, 8));
+}
+
+TEST(NodeClient, RefusesInputsThatItCannotFill) {
+  const auto message = [](const char* metadata) { return MessageOf(RandomRequest(metadata, 1, 1).status()); };
+  EXPECT_THAT(message(R"({"inputs":[{"name":"t","datatype":"BYTES","shape":[1]}]})"), HasSubstr("'BYTES', which has no random values"));
+  EXPECT_THAT(message(R"({"inputs":[{"name":"t","datatype":"FP32","shape":[1000000,1000000]}]})"), HasSubstr("more than"));
+  EXPECT_THAT(message(R"({"inputs":[{"name":"t","datatype":"FP32"}]})"), HasSubstr("without a shape"));
+  EXPECT_THAT(message("{}"), HasSubstr("names no inputs"));
+}
+
+TEST(NodeClient, ShowsTheFirstValuesOfEachOutput) {
+  const auto text = AnswerText(R"({"outputs":[{"name":"logits","datatype":"FP32","shape":[1,10],"data":[1,2,3,4,5,6,7,8,9,10]}]})");
+  ASSERT_TRUE(text.ok());
+  EXPECT_EQ(*text, "logits FP32 [1,10]: 1, 2, 3, 4, 5, 6, 7, 8, ... 2 more\n");
+}
+
+TEST(NodeClient, EncodesNamesForAPath) {
+  EXPECT_EQ(EncodePathSegment("resnet18-a_1.0~x"), "resnet18-a_1.0~x");
+  EXPECT_EQ(EncodePathSegment("a/b c%"), "a%2Fb%20c%25");
+}
+
+TEST(NodeClient, SaysWhereItLookedForANode) {
+  const NodeClient client{.url = "http://127.0.0.1:1/", .timeout = absl::Seconds(5)};
+  EXPECT_THAT(MessageOf(client.Status().status()), HasSubstr("127.0.0.1:1"));
+  EXPECT_THAT(MessageOf(client.Status().status()), HasSubstr("is a node running there?"));
+}
+
+}  // namespace
+}  // namespace tidepool::cli
