@@ -4,6 +4,8 @@
 #include <ATen/ops/div.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
 
 #include <optional>
@@ -18,6 +20,29 @@
 
 namespace tidepool::engine {
 namespace {
+
+// Empties autograd's queue after a backward pass that was unwound.
+//
+// The engine keeps one queue of ready nodes per calling thread. When a node throws, the others that were ready stay in it, with their
+// gradients and all of the graph behind them, until a later backward pass on this thread takes them out. It takes the youngest
+// nodes first, so a pass over a node that is older than the whole network takes out everything before it comes to an end.
+class BackwardDrain {
+ public:
+  // Before the network's forward pass.
+  BackwardDrain() {
+    MemoryScope memory(nullptr);
+    at::AutoGradMode with_grad(true);
+    leaf_ = at::zeros({}).set_requires_grad(true);
+    result_ = at::mul(leaf_, 1);
+  }
+  void Run() {
+    MemoryScope memory(nullptr);
+    result_.backward();
+  }
+
+ private:
+  at::Tensor leaf_, result_;
+};
 
 class TorchTrainingModule final : public TrainingModule {
  public:
@@ -142,11 +167,13 @@ StatusOr<MicroBatchResult> TorchTrainingModule::Forward(const MicroBatch& batch,
 StatusOr<MicroBatchResult> TorchTrainingModule::RunMicroBatch(const MicroBatch& batch) {
   if (phase_ != Phase::kOpen) return WrongPhase("RunMicroBatch");
   const char* where = "the batch";
+  std::optional<BackwardDrain> drain;
   StatusOr<MicroBatchResult> result = Guard([&]() -> StatusOr<MicroBatchResult> {
     int64_t losses = 0;
     TIDEPOOL_RETURN_IF_ERROR(CheckBatch(batch, &losses));
     phase_ = Phase::kFailed;  // until the end is reached
     SaveBuffers();
+    drain.emplace();
     arena_->ResetPeak();
     MemoryScope memory(arena_);
     GeneratorScope generator(GeneratorSeed(options_.seed, batch.rng_key));
@@ -162,6 +189,12 @@ StatusOr<MicroBatchResult> TorchTrainingModule::RunMicroBatch(const MicroBatch& 
     return forward;
   });
   if (!result.ok()) {
+    if (drain.has_value()) {
+      TIDEPOOL_RETURN_IF_ERROR(Guard([&]() -> Status {
+        drain->Run();
+        return {};
+      }));
+    }
     const std::string place = std::string(where) == "forward" ? runner_->Where() : std::string(where);
     return Annotate(result.status(), place);
   }

@@ -115,8 +115,11 @@ class Network {
     for (int64_t i = 0; i < Option("layers"); ++i) {
       const std::string layer = fmt::format("encoder.layer.{}", i);
       const std::string self = layer + ".attention.self";
-      const Tensor mixed = Attend(SplitHeads(Linear(self + ".query", x)), SplitHeads(Linear(self + ".key", x)),
-                                  SplitHeads(Linear(self + ".value", x)), hidden);
+      // One after the other: the order of the calls is the order in which backward adds their gradients.
+      const Tensor q = Linear(self + ".query", x);
+      const Tensor k = Linear(self + ".key", x);
+      const Tensor v = Linear(self + ".value", x);
+      const Tensor mixed = Attend(SplitHeads(q), SplitHeads(k), SplitHeads(v), hidden);
       const Tensor y = Dropout(Linear(layer + ".attention.output.dense", mixed), Probability());
       x = Norm(layer + ".attention.output.LayerNorm", y + x, 1e-12);
       const Tensor z = Dropout(Linear(layer + ".output.dense", at::gelu(Linear(layer + ".intermediate.dense", x))), Probability());
