@@ -4,11 +4,10 @@
 #include <cstdio>
 #include <cstring>
 
-#if __has_include("train/train_worker.h")
-#include "train/train_worker.h"
-#define TIDEPOOL_HAS_TRAIN_WORKER 1
-#endif
 #include "serve/worker.h"
+#ifdef TIDEPOOL_HAS_TRAIN_WORKER
+#include "train/train_worker.h"
+#endif
 
 namespace {
 
