@@ -7,7 +7,6 @@
 namespace tidepool::engine {
 namespace {
 
-constexpr int64_t kPageBytes = 64 * kKiB;
 constexpr absl::Duration kPatience = absl::Seconds(10);
 
 template <typename T>
@@ -41,8 +40,8 @@ class LeasedArena final : public pool::Arena {
 
 class RealPool final : public TestPool {
  public:
-  explicit RealPool(int64_t capacity_bytes) {
-    device_ = Take(device::OpenDevice({.capacity_bytes = capacity_bytes, .page_bytes = kPageBytes}));
+  RealPool(int64_t capacity_bytes, int64_t page_bytes) : page_bytes_(page_bytes) {
+    device_ = Take(device::OpenDevice({.capacity_bytes = capacity_bytes, .page_bytes = page_bytes}));
     broker_ = Take(pool::Broker::Start(device_.get(), {}));
     pool::ClientOptions options{.name = "engine_test"};
     options.connected_socket = Take(broker_->Connect());
@@ -50,12 +49,13 @@ class RealPool final : public TestPool {
   }
 
   std::unique_ptr<pool::Arena> MakeArena(int64_t burst_bytes) override {
-    const pool::LeaseOptions options{.name = fmt::format("test:{}", ++leases_), .burst_pages = CeilDiv(burst_bytes, kPageBytes)};
+    const pool::LeaseOptions options{.name = fmt::format("test:{}", ++leases_), .burst_pages = CeilDiv(burst_bytes, page_bytes_)};
     const auto lease = Take(client_->OpenLease(options, Clock::Real()->Now() + kPatience));
     return std::make_unique<LeasedArena>(client_.get(), lease);
   }
 
  private:
+  const int64_t page_bytes_;
   std::unique_ptr<device::Device> device_;
   std::unique_ptr<pool::Broker> broker_;
   std::unique_ptr<pool::Client> client_;
@@ -64,6 +64,8 @@ class RealPool final : public TestPool {
 
 }  // namespace
 
-std::unique_ptr<TestPool> TestPool::Make(int64_t capacity_bytes) { return std::make_unique<RealPool>(capacity_bytes); }
+std::unique_ptr<TestPool> TestPool::Make(int64_t capacity_bytes, int64_t page_bytes) {
+  return std::make_unique<RealPool>(capacity_bytes, page_bytes);
+}
 
 }  // namespace tidepool::engine

@@ -7,6 +7,7 @@
 #include <set>
 #include <thread>
 
+#include "base/units.h"
 #include "pool/arena.h"
 
 namespace tidepool::engine {
@@ -15,7 +16,7 @@ class TestPool {
  public:
   virtual ~TestPool() = default;
   // Aborts the test program if the pool cannot be made.
-  static std::unique_ptr<TestPool> Make(int64_t capacity_bytes);
+  static std::unique_ptr<TestPool> Make(int64_t capacity_bytes, int64_t page_bytes = 64 * kKiB);
   // A lease of its own that may hold `burst_bytes`.
   virtual std::unique_ptr<pool::Arena> MakeArena(int64_t burst_bytes) = 0;
 };
