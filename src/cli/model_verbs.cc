@@ -2,8 +2,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <system_error>
+
+#include <nlohmann/json.hpp>
 
 #include "base/text.h"
 #include "base/units.h"
@@ -74,7 +75,8 @@ int64_t FileBytes(const std::string& path) {
 class RepositoryVerb : public Verb {
  public:
   void Register(OptionTable* table) override {
-    table->Add({.key = "model.repository", .flag = "model-repository", .help = "Directory of models", .metavar = "DIR"}, &repository_);
+    table->Add({.key = "model.repository", .flag = "model-repository", .help = "Directory of models", .metavar = "DIR"},
+               &repository_);
   }
 
  protected:
@@ -87,7 +89,8 @@ class CreateVerb : public RepositoryVerb {
   std::string summary() const override { return "Make a model with seeded weights"; }
   std::string details() const override {
     return "NAME[N] serves the one file under N names: NAME, NAME-1, ... The same seed gives the same bytes on every machine.\n"
-           "Example: tidepool model create small resnet18:image=32,small_stem=true,classes=10\n\n" + FamilyHelp();
+           "Example: tidepool model create small resnet18:image=32,small_stem=true,classes=10\n\n" +
+           FamilyHelp();
   }
   void Register(OptionTable* table) override {
     RepositoryVerb::Register(table);
@@ -101,8 +104,9 @@ class CreateVerb : public RepositoryVerb {
     table->Add({.key = "model.batch_delay", .help = "The longest a request waits for company"}, &options_.serving.batch_delay);
   }
   std::vector<Positional> positionals() override {
-    return {{.name = "NAME", .help = "Name of the model, or NAME[N]", .values = &name_, .min = 1, .max = 1},
-            {.name = "SPEC", .help = "What network it is, for example resnet18:classes=10", .values = &spec_, .min = 1, .max = 1}};
+    return {
+        {.name = "NAME", .help = "Name of the model, or NAME[N]", .values = &name_, .min = 1, .max = 1},
+        {.name = "SPEC", .help = "What network it is, for example resnet18:classes=10", .values = &spec_, .min = 1, .max = 1}};
   }
   Status Run(const VerbContext& context) override {
     options_.repository = repository_;
@@ -114,8 +118,14 @@ class CreateVerb : public RepositoryVerb {
     TIDEPOOL_ASSIGN_OR_RETURN(const Graph graph, model::BuildGraph(options_.spec));
     const std::string file = made.WeightsPath(repository_, options_.version);
     if (context.output == OutputFormat::kJson) {
-      PrintJson({{"name", made.name}, {"version", options_.version}, {"spec", made.spec}, {"seed", options_.seed},
-                 {"path", file}, {"bytes", FileBytes(file)}, {"parameters", graph.trainable_parameters()}, {"serving", ServingJson(made.serving)}});
+      PrintJson({{"name", made.name},
+                 {"version", options_.version},
+                 {"spec", made.spec},
+                 {"seed", options_.seed},
+                 {"path", file},
+                 {"bytes", FileBytes(file)},
+                 {"parameters", graph.trainable_parameters()},
+                 {"serving", ServingJson(made.serving)}});
     } else {
       fmt::print("{} version {}: {} parameters, {} in {}\n", made.name, options_.version, graph.trainable_parameters(),
                  FormatBytes(FileBytes(file)), file);
@@ -133,16 +143,19 @@ class ImportVerb : public RepositoryVerb {
   std::string path() const override { return "model import"; }
   std::string summary() const override { return "Take weights from a safetensors file or a Hugging Face folder"; }
   std::string details() const override {
-    return "A folder holds config.json and safetensors, sharded or not; its families are gpt2 and bert. A bare file needs --spec.\n"
+    return "A folder holds config.json and safetensors, sharded or not; its families are gpt2 and bert. A bare file needs "
+           "--spec.\n"
            "Half and double precision become single precision. Pickles are not read.\n"
            "Example: tidepool model import vision resnet50.safetensors --spec resnet50";
   }
   void Register(OptionTable* table) override {
     RepositoryVerb::Register(table);
-    table->Add({.key = "model.spec", .help = "What network it is; for a folder in place of config.json", .metavar = "SPEC"}, &options_.spec);
+    table->Add({.key = "model.spec", .help = "What network it is; for a folder in place of config.json", .metavar = "SPEC"},
+               &options_.spec);
     table->Add({.key = "model.version", .help = "Version to make"}, &options_.version);
     table->Add({.key = "model.overwrite", .help = "Replace the version and model.toml"}, &options_.overwrite);
-    table->Add({.key = "model.allow_partial", .help = "Keep seeded values for missing and mismatched tensors"}, &options_.allow_partial);
+    table->Add({.key = "model.allow_partial", .help = "Keep seeded values for missing and mismatched tensors"},
+               &options_.allow_partial);
     table->Add({.key = "model.seed", .help = "Seed of those values"}, &options_.seed);
   }
   std::vector<Positional> positionals() override {
@@ -156,9 +169,15 @@ class ImportVerb : public RepositoryVerb {
     model::ImportReport report;
     const Status status = model::ImportModel(options_, &report);
     if (context.output == OutputFormat::kJson) {
-      PrintJson({{"name", options_.name}, {"version", options_.version}, {"spec", report.spec}, {"status", StatusJson(status)},
-                 {"loaded", report.loaded}, {"missing", report.missing}, {"unexpected", report.unexpected},
-                 {"mismatched", report.mismatched}, {"ignored", report.ignored}});
+      PrintJson({{"name", options_.name},
+                 {"version", options_.version},
+                 {"spec", report.spec},
+                 {"status", StatusJson(status)},
+                 {"loaded", report.loaded},
+                 {"missing", report.missing},
+                 {"unexpected", report.unexpected},
+                 {"mismatched", report.mismatched},
+                 {"ignored", report.ignored}});
       return status;
     }
     const auto list = [](const char* what, const std::vector<std::string>& names) {
@@ -199,11 +218,18 @@ class ListVerb : public RepositoryVerb {
       const int64_t bytes = model.versions.empty() ? 0 : FileBytes(model.WeightsPath(repository_, model.versions.back()));
       const StatusOr<Graph> graph = model.spec.empty() ? NotFound("no spec") : model::BuildGraph(model.spec);
       const int64_t parameters = graph.ok() ? graph->trainable_parameters() : 0;
-      json.push_back({{"name", model.name}, {"base_name", model.base_name}, {"spec", model.spec}, {"description", model.description},
-                      {"versions", model.versions}, {"parameters", parameters}, {"weights_bytes", bytes},
-                      {"serving", ServingJson(model.serving)}, {"status", StatusJson(model.status)}});
-      rows.push_back({model.name, model.spec.empty() ? "-" : model.spec, VersionsText(model.versions), graph.ok() ? fmt::format("{}", parameters) : "-",
-                      bytes > 0 ? FormatBytes(bytes) : "-", OneLine(model.status)});
+      json.push_back({{"name", model.name},
+                      {"base_name", model.base_name},
+                      {"spec", model.spec},
+                      {"description", model.description},
+                      {"versions", model.versions},
+                      {"parameters", parameters},
+                      {"weights_bytes", bytes},
+                      {"serving", ServingJson(model.serving)},
+                      {"status", StatusJson(model.status)}});
+      rows.push_back({model.name, model.spec.empty() ? "-" : model.spec, VersionsText(model.versions),
+                      graph.ok() ? fmt::format("{}", parameters) : "-", bytes > 0 ? FormatBytes(bytes) : "-",
+                      OneLine(model.status)});
     }
     if (context.output == OutputFormat::kJson) {
       PrintJson(json);
@@ -225,11 +251,16 @@ class ShowVerb : public RepositoryVerb {
   std::string path() const override { return "model show"; }
   std::string summary() const override { return "Show a model of the repository, or what a spec describes, op by op"; }
   std::string details() const override {
-    return "GFLOP counts a multiply and an add as two, of convolutions and matrix products; KEPT is what the forward pass keeps for the\n"
+    return "GFLOP counts a multiply and an add as two, of convolutions and matrix products; KEPT is what the forward pass keeps "
+           "for the\n"
            "backward pass. Both are per sample. With -o json the whole graph, ATen calls included.";
   }
   std::vector<Positional> positionals() override {
-    return {{.name = "MODEL", .help = "Name in the repository, or a spec such as resnet50:classes=100", .values = &model_, .min = 1, .max = 1}};
+    return {{.name = "MODEL",
+             .help = "Name in the repository, or a spec such as resnet50:classes=100",
+             .values = &model_,
+             .min = 1,
+             .max = 1}};
   }
   Status Run(const VerbContext& context) override {
     TIDEPOOL_ASSIGN_OR_RETURN(const std::string spec, SpecOf(model_[0]));
@@ -277,10 +308,11 @@ class ShowVerb : public RepositoryVerb {
         for (const int64_t dim : graph.params[id].shape) elements *= dim;
         parameters += elements;
       }
-      rows.push_back({op.name, op.kind, ShapeText(graph.values[op.outputs[0]].shape), parameters > 0 ? fmt::format("{}", parameters) : "",
-                      op.forward_flops_per_sample > 0 ? fmt::format("{:.3f}", static_cast<double>(op.forward_flops_per_sample) / 1e9) : "",
-                      op.activation_bytes_per_sample > 0 ? FormatBytes(op.activation_bytes_per_sample) : "",
-                      std::string(Name(op.partition_axis))});
+      rows.push_back(
+          {op.name, op.kind, ShapeText(graph.values[op.outputs[0]].shape), parameters > 0 ? fmt::format("{}", parameters) : "",
+           op.forward_flops_per_sample > 0 ? fmt::format("{:.3f}", static_cast<double>(op.forward_flops_per_sample) / 1e9) : "",
+           op.activation_bytes_per_sample > 0 ? FormatBytes(op.activation_bytes_per_sample) : "",
+           std::string(Name(op.partition_axis))});
     }
     PrintTable(rows, "lllrrrl");
   }
@@ -292,7 +324,9 @@ class CheckVerb : public RepositoryVerb {
  public:
   std::string path() const override { return "model check"; }
   std::string summary() const override { return "Open the files of models and compare every tensor with the network"; }
-  std::string details() const override { return "Without names, every model of the repository. Exits with 1 if anything is wrong."; }
+  std::string details() const override {
+    return "Without names, every model of the repository. Exits with 1 if anything is wrong.";
+  }
   std::vector<Positional> positionals() override {
     return {{.name = "MODEL", .help = "Names to check; none: all", .values = &names_, .min = 0, .max = -1}};
   }

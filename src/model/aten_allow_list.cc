@@ -6,8 +6,8 @@ namespace {
 
 using R = AtenRule;
 
-// Signatures as in ATen 1.13; the same calls exist in 2.x. All are functional: none writes to its arguments, except that batch_norm
-// updates the running statistics it is given while training.
+// Signatures as in ATen 1.13; the same calls exist in 2.x. All are functional: none writes to its arguments, except that
+// batch_norm updates the running statistics it is given while training.
 constexpr AtenRule kRules[] = {
     {"aten::adaptive_avg_pool2d", "", "TI"},
     {"aten::add", "Scalar", "Tnn"},

@@ -25,8 +25,8 @@ struct AtenRule {
   uint8_t keeps = 0;
 
   static constexpr int kListResult = -1;
-  static constexpr uint8_t kKeepsFirst = 1;        // argument 0
-  static constexpr uint8_t kKeepsSecond = 2;       // argument 1
+  static constexpr uint8_t kKeepsFirst = 1;   // argument 0
+  static constexpr uint8_t kKeepsSecond = 2;  // argument 1
   static constexpr uint8_t kKeepsResult = 4;
   static constexpr uint8_t kKeepsIndices = 8;      // an int64 per element of the result
   static constexpr uint8_t kKeepsRowMoments = 16;  // two f32 per row of the last dimension

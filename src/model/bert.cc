@@ -1,5 +1,5 @@
-// BERT (Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers, NAACL 2019), with the parameter names of its Hugging Face
-// checkpoints, without the prefix "bert.".
+// BERT (Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers, NAACL 2019), with the parameter names of its
+// Hugging Face checkpoints, without the prefix "bert.".
 #include "model/family.h"
 #include "model/graph_builder.h"
 
@@ -46,7 +46,8 @@ ValueId Layer(GraphBuilder& b, const Sizes& sizes, int64_t index, ValueId x, Val
   const std::string name = fmt::format("encoder.layer.{}", index);
   const std::string self = name + ".attention.self";
   std::vector<ValueId> qkv;
-  for (const char* part : {".query", ".key", ".value"}) qkv.push_back(Dense(b, self + part, x, sizes.width, PartitionAxis::kColumn));
+  for (const char* part : {".query", ".key", ".value"})
+    qkv.push_back(Dense(b, self + part, x, sizes.width, PartitionAxis::kColumn));
   ValueId y = b.Attention(self, qkv, {.heads = sizes.heads, .mask = mask, .dropout = sizes.dropout});
   y = Dense(b, name + ".attention.output.dense", y, sizes.width, PartitionAxis::kRow);
   y = Drop(b, sizes, name + ".attention.output.dropout", y);
@@ -59,8 +60,8 @@ ValueId Layer(GraphBuilder& b, const Sizes& sizes, int64_t index, ValueId x, Val
 }
 
 StatusOr<Graph> Build(const Spec& spec) {
-  const Sizes sizes{IntegerOf(spec, "layers"),   IntegerOf(spec, "width"),        IntegerOf(spec, "heads"),
-                    IntegerOf(spec, "vocab"),    IntegerOf(spec, "context"),      IntegerOf(spec, "sequence"),
+  const Sizes sizes{IntegerOf(spec, "layers"),       IntegerOf(spec, "width"),   IntegerOf(spec, "heads"),
+                    IntegerOf(spec, "vocab"),        IntegerOf(spec, "context"), IntegerOf(spec, "sequence"),
                     IntegerOf(spec, "intermediate"), IntegerOf(spec, "classes"), FractionOf(spec, "dropout")};
   GraphBuilder b("bert", "bert", spec.config);
   const Shape indices{kBatchDim, sizes.sequence};
@@ -105,15 +106,16 @@ const Family& BertFamily() {
   static const auto* const kFamily = new Family{
       .name = "bert",
       .help = "BERT encoders, with the parameter names of their Hugging Face checkpoints",
-      .options = {{Kind::kInteger, "layers", "12", "transformer layers", 1, 1024, {}},
-                  {Kind::kInteger, "width", "768", "size of the residual stream", 1, 65536, {}},
-                  {Kind::kInteger, "heads", "12", "attention heads; a divisor of the width", 1, 1024, {}},
-                  {Kind::kInteger, "intermediate", "0", "width of the feed-forward layer; 0: four times the width", 0, 1 << 20, {}},
-                  {Kind::kInteger, "vocab", "30522", "size of the vocabulary", 1, 1 << 24, {}},
-                  {Kind::kInteger, "context", "512", "positions that have an embedding", 1, 1 << 20, {}},
-                  {Kind::kInteger, "sequence", "0", "tokens of a sample; 0: the context", 0, 1 << 20, {}},
-                  {Kind::kInteger, "classes", "0", "width of a classifier on the pooled output; 0: none", 0, 1 << 20, {}},
-                  {Kind::kFraction, "dropout", "0.1", "dropout while training", 0, 0, {}}},
+      .options =
+          {{Kind::kInteger, "layers", "12", "transformer layers", 1, 1024, {}},
+           {Kind::kInteger, "width", "768", "size of the residual stream", 1, 65536, {}},
+           {Kind::kInteger, "heads", "12", "attention heads; a divisor of the width", 1, 1024, {}},
+           {Kind::kInteger, "intermediate", "0", "width of the feed-forward layer; 0: four times the width", 0, 1 << 20, {}},
+           {Kind::kInteger, "vocab", "30522", "size of the vocabulary", 1, 1 << 24, {}},
+           {Kind::kInteger, "context", "512", "positions that have an embedding", 1, 1 << 20, {}},
+           {Kind::kInteger, "sequence", "0", "tokens of a sample; 0: the context", 0, 1 << 20, {}},
+           {Kind::kInteger, "classes", "0", "width of a classifier on the pooled output; 0: none", 0, 1 << 20, {}},
+           {Kind::kFraction, "dropout", "0.1", "dropout while training", 0, 0, {}}},
       .presets = {{"bert-base", {}}, {"bert-large", {{"layers", "24"}, {"width", "1024"}, {"heads", "16"}}}},
       .resolve = Resolve,
       .build = Build};

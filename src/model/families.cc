@@ -1,9 +1,9 @@
 #include "model/families.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <charconv>
-
-#include <fmt/ranges.h>
 
 #include "model/family.h"
 
@@ -55,7 +55,8 @@ StatusOr<std::string> Canonical(const Family& family, const OptionRule& rule, co
       int64_t value = 0;
       const bool number = ReadInteger(text, &value);
       if (!rule.allowed.empty()) {
-        if (number && std::find(rule.allowed.begin(), rule.allowed.end(), value) != rule.allowed.end()) return fmt::format("{}", value);
+        if (number && std::find(rule.allowed.begin(), rule.allowed.end(), value) != rule.allowed.end())
+          return fmt::format("{}", value);
         return refuse(fmt::format("{}", fmt::join(rule.allowed, ", ")));
       }
       if (!number || value < rule.min || value > rule.max) return refuse(fmt::format("{} to {}", rule.min, rule.max));
@@ -129,7 +130,8 @@ StatusOr<Spec> ParseSpec(std::string_view text) {
     const std::string_view item = rest.substr(0, comma);
     const size_t equals = item.find('=');
     if (equals == std::string_view::npos || equals == 0) {
-      return InvalidArgument("'{}' in spec '{}' is not option=value; options of {}: {}", item, text, family->name, OptionNames(*family));
+      return InvalidArgument("'{}' in spec '{}' is not option=value; options of {}: {}", item, text, family->name,
+                             OptionNames(*family));
     }
     const std::string option(item.substr(0, equals));
     if (std::find(seen.begin(), seen.end(), option) != seen.end()) {
@@ -165,7 +167,8 @@ StatusOr<Graph> BuildGraph(std::string_view spec_text) {
 
 int64_t IntegerOf(const Spec& spec, const std::string& option) {
   int64_t value = 0;
-  TIDEPOOL_CHECK(spec.config.contains(option) && ReadInteger(spec.config.at(option), &value), "option '{}' was not resolved", option);
+  TIDEPOOL_CHECK(spec.config.contains(option) && ReadInteger(spec.config.at(option), &value), "option '{}' was not resolved",
+                 option);
   return value;
 }
 

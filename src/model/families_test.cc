@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
 #include <set>
 
 #include "model/graph_json.h"
@@ -33,10 +34,9 @@ TEST(Families, EveryPresetAndFamilyBuildsAValidGraph) {
 
 TEST(Families, HaveThePublishedNumbersOfParameters) {
   const std::vector<std::pair<std::string, int64_t>> published = {
-      {"resnet18", 11'689'512},  {"resnet34", 21'797'672},   {"resnet50", 25'557'032},
-      {"resnet101", 44'549'160}, {"resnet152", 60'192'808},  {"gpt2", 124'439'808},
-      {"gpt2-medium", 354'823'168}, {"gpt2-large", 774'030'080}, {"gpt2-xl", 1'557'611'200},
-      {"bert-base", 109'482'240},   {"bert-large", 335'141'888}};
+      {"resnet18", 11'689'512},   {"resnet34", 21'797'672},   {"resnet50", 25'557'032},     {"resnet101", 44'549'160},
+      {"resnet152", 60'192'808},  {"gpt2", 124'439'808},      {"gpt2-medium", 354'823'168}, {"gpt2-large", 774'030'080},
+      {"gpt2-xl", 1'557'611'200}, {"bert-base", 109'482'240}, {"bert-large", 335'141'888}};
   for (const auto& [preset, parameters] : published) EXPECT_EQ(Build(preset).trainable_parameters(), parameters) << preset;
 }
 
@@ -56,17 +56,20 @@ TEST(Families, NameParametersAsThePublicCheckpointsDo) {
     for (const Param& param : Build(spec).params) result.insert(param.name);
     return result;
   };
-  EXPECT_THAT(names("resnet18"), ::testing::IsSupersetOf({"conv1.weight", "bn1.running_mean", "bn1.num_batches_tracked",
-                                                         "layer2.0.downsample.0.weight", "layer2.0.downsample.1.running_var", "fc.bias"}));
+  EXPECT_THAT(names("resnet18"),
+              ::testing::IsSupersetOf({"conv1.weight", "bn1.running_mean", "bn1.num_batches_tracked",
+                                       "layer2.0.downsample.0.weight", "layer2.0.downsample.1.running_var", "fc.bias"}));
   EXPECT_EQ(names("resnet18").size(), 122u);
-  EXPECT_THAT(names("gpt2"), ::testing::IsSupersetOf({"wte.weight", "wpe.weight", "h.0.ln_1.weight", "h.11.attn.c_attn.bias",
-                                                     "h.3.attn.c_proj.weight", "h.3.mlp.c_fc.weight", "h.3.mlp.c_proj.bias", "ln_f.weight"}));
+  EXPECT_THAT(names("gpt2"),
+              ::testing::IsSupersetOf({"wte.weight", "wpe.weight", "h.0.ln_1.weight", "h.11.attn.c_attn.bias",
+                                       "h.3.attn.c_proj.weight", "h.3.mlp.c_fc.weight", "h.3.mlp.c_proj.bias", "ln_f.weight"}));
   EXPECT_EQ(names("gpt2").size(), 148u);
-  EXPECT_THAT(names("bert-base"),
-              ::testing::IsSupersetOf({"embeddings.word_embeddings.weight", "embeddings.LayerNorm.bias",
-                                       "encoder.layer.11.attention.self.query.weight", "encoder.layer.0.attention.output.dense.bias",
-                                       "encoder.layer.0.attention.output.LayerNorm.weight", "encoder.layer.0.intermediate.dense.weight",
-                                       "encoder.layer.0.output.LayerNorm.bias", "pooler.dense.weight"}));
+  EXPECT_THAT(
+      names("bert-base"),
+      ::testing::IsSupersetOf({"embeddings.word_embeddings.weight", "embeddings.LayerNorm.bias",
+                               "encoder.layer.11.attention.self.query.weight", "encoder.layer.0.attention.output.dense.bias",
+                               "encoder.layer.0.attention.output.LayerNorm.weight", "encoder.layer.0.intermediate.dense.weight",
+                               "encoder.layer.0.output.LayerNorm.bias", "pooler.dense.weight"}));
   EXPECT_EQ(names("bert-base").size(), 199u);
   EXPECT_TRUE(names("bert:layers=1,classes=3").contains("classifier.weight"));
 }
@@ -118,8 +121,9 @@ TEST(Families, MakeDropoutOpsOnlyWhereThereIsDropout) {
 }
 
 TEST(Families, ReadBackTheConfigurationOfAGraph) {
-  for (const char* text : {"resnet50:classes=100,image=64", "gpt2:layers=3,width=48,heads=6,vocab=300,context=64,sequence=32,dropout=0.25",
-                           "bert:layers=1,width=32,heads=2,classes=7"}) {
+  for (const char* text :
+       {"resnet50:classes=100,image=64", "gpt2:layers=3,width=48,heads=6,vocab=300,context=64,sequence=32,dropout=0.25",
+        "bert:layers=1,width=32,heads=2,classes=7"}) {
     const Graph graph = Build(text);
     const Spec spec{graph.family, graph.config};
     StatusOr<Spec> parsed = ParseSpec(ToText(spec));
@@ -149,6 +153,26 @@ TEST(Families, CountWhatAttentionKeeps) {
   }
 }
 
+TEST(Families, SurviveRandomSpecs) {
+  std::mt19937 random(11);
+  const std::string letters = "resnet18gpt2bert:=,0.-e+layerswidthheads";
+  for (int round = 0; round < 20'000; ++round) {
+    std::string text = random() % 2 ? "gpt2:layers=2,width=64,heads=4" : "resnet18:classes=10";
+    for (uint32_t change = 0; change < 1 + random() % 3; ++change) {
+      const size_t at = random() % (text.size() + 1);
+      text.replace(at, random() % 3, 1, letters[random() % letters.size()]);
+    }
+    const StatusOr<Spec> spec = ParseSpec(text);
+    if (!spec.ok()) {
+      EXPECT_EQ(spec.status().code(), StatusCode::kInvalidArgument) << text;
+      continue;
+    }
+    const StatusOr<Spec> again = ParseSpec(ToText(*spec));
+    ASSERT_TRUE(again.ok()) << text;
+    EXPECT_EQ(again->config, spec->config) << text;
+  }
+}
+
 struct Refusal {
   std::string spec, text;
 };
@@ -164,19 +188,23 @@ TEST_P(RefusedSpecs, NameTheFault) {
 
 INSTANTIATE_TEST_SUITE_P(
     Families, RefusedSpecs,
-    ::testing::Values(
-        Refusal{"", "model '' is unknown; allowed: resnet, resnet101"}, Refusal{"vgg16", "model 'vgg16' is unknown"},
-        Refusal{"resnet18:", "ends after ':'"}, Refusal{"resnet18:classes", "'classes' in spec 'resnet18:classes' is not option=value"},
-        Refusal{"resnet18:=3", "is not option=value"}, Refusal{"resnet18:classes=10,", "ends with ','"},
-        Refusal{"resnet18:classes=10,classes=11", "option 'classes' appears twice"},
-        Refusal{"resnet18:colour=1", "resnet has no option 'colour'; allowed: depth, classes, image, width, small_stem"},
-        Refusal{"resnet:depth=19", "option 'depth' of resnet is '19'; allowed: 18, 34, 50, 101, 152"},
-        Refusal{"resnet18:classes=ten", "option 'classes' of resnet is 'ten'; allowed: 1 to 1048576"},
-        Refusal{"resnet18:classes=0", "'0'; allowed: 1 to 1048576"}, Refusal{"resnet18:image=99999999999999999999", "allowed: 8 to 4096"},
-        Refusal{"resnet18:small_stem=yes", "allowed: true, false"}, Refusal{"gpt2:heads=7", "'heads' of gpt2 is 7; allowed: a divisor of the width, 768"},
-        Refusal{"gpt2:context=8,sequence=9", "'sequence' of gpt2 is 9; allowed: at most the context, 8"},
-        Refusal{"gpt2:dropout=1", "'dropout' of gpt2 is '1'; allowed: a number from 0"}, Refusal{"gpt2:dropout=nan", "allowed: a number from 0"},
-        Refusal{"bert:heads=5", "'heads' of bert is 5"}, Refusal{"bert:sequence=513", "allowed: at most the context, 512"}));
+    ::testing::Values(Refusal{"", "model '' is unknown; allowed: resnet, resnet101"},
+                      Refusal{"vgg16", "model 'vgg16' is unknown"}, Refusal{"resnet18:", "ends after ':'"},
+                      Refusal{"resnet18:classes", "'classes' in spec 'resnet18:classes' is not option=value"},
+                      Refusal{"resnet18:=3", "is not option=value"}, Refusal{"resnet18:classes=10,", "ends with ','"},
+                      Refusal{"resnet18:classes=10,classes=11", "option 'classes' appears twice"},
+                      Refusal{"resnet18:colour=1",
+                              "resnet has no option 'colour'; allowed: depth, classes, image, width, small_stem"},
+                      Refusal{"resnet:depth=19", "option 'depth' of resnet is '19'; allowed: 18, 34, 50, 101, 152"},
+                      Refusal{"resnet18:classes=ten", "option 'classes' of resnet is 'ten'; allowed: 1 to 1048576"},
+                      Refusal{"resnet18:classes=0", "'0'; allowed: 1 to 1048576"},
+                      Refusal{"resnet18:image=99999999999999999999", "allowed: 8 to 4096"},
+                      Refusal{"resnet18:small_stem=yes", "allowed: true, false"},
+                      Refusal{"gpt2:heads=7", "'heads' of gpt2 is 7; allowed: a divisor of the width, 768"},
+                      Refusal{"gpt2:context=8,sequence=9", "'sequence' of gpt2 is 9; allowed: at most the context, 8"},
+                      Refusal{"gpt2:dropout=1", "'dropout' of gpt2 is '1'; allowed: a number from 0"},
+                      Refusal{"gpt2:dropout=nan", "allowed: a number from 0"}, Refusal{"bert:heads=5", "'heads' of bert is 5"},
+                      Refusal{"bert:sequence=513", "allowed: at most the context, 512"}));
 
 }  // namespace
 }  // namespace tidepool::model

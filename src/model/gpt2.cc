@@ -22,7 +22,8 @@ ValueId Drop(GraphBuilder& b, const Sizes& sizes, const std::string& name, Value
 }
 
 ValueId Project(GraphBuilder& b, const std::string& name, ValueId x, int64_t out_features, double deviation, PartitionAxis axis) {
-  return b.Linear(name, x, {.out_features = out_features, .in_out_layout = true, .weight_init = NormalInit(deviation), .axis = axis});
+  return b.Linear(name, x,
+                  {.out_features = out_features, .in_out_layout = true, .weight_init = NormalInit(deviation), .axis = axis});
 }
 
 ValueId Layer(GraphBuilder& b, const Sizes& sizes, int64_t index, ValueId x) {
@@ -44,7 +45,7 @@ ValueId Layer(GraphBuilder& b, const Sizes& sizes, int64_t index, ValueId x) {
 }
 
 StatusOr<Graph> Build(const Spec& spec) {
-  const Sizes sizes{IntegerOf(spec, "layers"), IntegerOf(spec, "width"),   IntegerOf(spec, "heads"),     IntegerOf(spec, "vocab"),
+  const Sizes sizes{IntegerOf(spec, "layers"),  IntegerOf(spec, "width"),    IntegerOf(spec, "heads"),   IntegerOf(spec, "vocab"),
                     IntegerOf(spec, "context"), IntegerOf(spec, "sequence"), FractionOf(spec, "dropout")};
   const Shape hidden{kBatchDim, sizes.sequence, sizes.width};
   GraphBuilder b("gpt2", "gpt2", spec.config);
@@ -82,22 +83,22 @@ Status Resolve(Spec* spec) {
 
 const Family& Gpt2Family() {
   using Kind = OptionRule::Kind;
-  static const auto* const kFamily = new Family{
-      .name = "gpt2",
-      .help = "GPT-2 language models, with the parameter names of their Hugging Face checkpoints",
-      .options = {{Kind::kInteger, "layers", "12", "transformer layers", 1, 1024, {}},
-                  {Kind::kInteger, "width", "768", "size of the residual stream", 1, 65536, {}},
-                  {Kind::kInteger, "heads", "12", "attention heads; a divisor of the width", 1, 1024, {}},
-                  {Kind::kInteger, "vocab", "50257", "size of the vocabulary", 1, 1 << 24, {}},
-                  {Kind::kInteger, "context", "1024", "positions that have an embedding", 1, 1 << 20, {}},
-                  {Kind::kInteger, "sequence", "0", "tokens of a sample; 0: the context", 0, 1 << 20, {}},
-                  {Kind::kFraction, "dropout", "0.1", "dropout while training", 0, 0, {}}},
-      .presets = {{"gpt2", {}},
-                  {"gpt2-medium", {{"layers", "24"}, {"width", "1024"}, {"heads", "16"}}},
-                  {"gpt2-large", {{"layers", "36"}, {"width", "1280"}, {"heads", "20"}}},
-                  {"gpt2-xl", {{"layers", "48"}, {"width", "1600"}, {"heads", "25"}}}},
-      .resolve = Resolve,
-      .build = Build};
+  static const auto* const kFamily =
+      new Family{.name = "gpt2",
+                 .help = "GPT-2 language models, with the parameter names of their Hugging Face checkpoints",
+                 .options = {{Kind::kInteger, "layers", "12", "transformer layers", 1, 1024, {}},
+                             {Kind::kInteger, "width", "768", "size of the residual stream", 1, 65536, {}},
+                             {Kind::kInteger, "heads", "12", "attention heads; a divisor of the width", 1, 1024, {}},
+                             {Kind::kInteger, "vocab", "50257", "size of the vocabulary", 1, 1 << 24, {}},
+                             {Kind::kInteger, "context", "1024", "positions that have an embedding", 1, 1 << 20, {}},
+                             {Kind::kInteger, "sequence", "0", "tokens of a sample; 0: the context", 0, 1 << 20, {}},
+                             {Kind::kFraction, "dropout", "0.1", "dropout while training", 0, 0, {}}},
+                 .presets = {{"gpt2", {}},
+                             {"gpt2-medium", {{"layers", "24"}, {"width", "1024"}, {"heads", "16"}}},
+                             {"gpt2-large", {{"layers", "36"}, {"width", "1280"}, {"heads", "20"}}},
+                             {"gpt2-xl", {{"layers", "48"}, {"width", "1600"}, {"heads", "25"}}}},
+                 .resolve = Resolve,
+                 .build = Build};
   return *kFamily;
 }
 

@@ -1,11 +1,11 @@
 #include "model/graph.h"
 
+#include <fmt/ranges.h>
+
 #include <limits>
 #include <optional>
 #include <set>
 #include <unordered_map>
-
-#include <fmt/ranges.h>
 
 #include "model/aten_rules.h"
 
@@ -19,8 +19,8 @@ int64_t ElementsOf(const Shape& shape) {
 }
 
 std::string_view ArgName(const Arg& arg) {
-  static constexpr std::string_view kNames[] = {"None",    "value",  "parameter", "training flag",   "value list", "bool",
-                                                "integer", "number", "integer list", "dtype", "string"};
+  static constexpr std::string_view kNames[] = {"None",    "value",  "parameter",    "training flag", "value list", "bool",
+                                                "integer", "number", "integer list", "dtype",         "string"};
   static_assert(std::variant_size_v<Arg> == std::size(kNames));
   return kNames[arg.index()];
 }
@@ -104,7 +104,8 @@ class Validator {
     for (size_t i = 0; i < shape.size(); ++i) {
       if (free_first && i == 0 && shape[i] == kBatchDim) continue;
       if (shape[i] <= 0) {
-        Fault("{} '{}' has dimension {} = {}; allowed: 1 or more{}", what, name, i, shape[i], free_first ? ", -1 first for the batch" : "");
+        Fault("{} '{}' has dimension {} = {}; allowed: 1 or more{}", what, name, i, shape[i],
+              free_first ? ", -1 first for the batch" : "");
         return;
       }
       if (__builtin_mul_overflow(elements, shape[i], &elements) || elements > (int64_t{1} << 56)) {

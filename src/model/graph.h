@@ -2,7 +2,8 @@
 // loader streams, the emulator times and the engine runs.
 //
 // Shapes are per sample: the batch is dimension 0 of every activation and is written kBatchDim. A body is a list of
-// allow-listed ATen calls over the values, parameters and constants of the graph; there is no code in it and none is loaded from files.
+// allow-listed ATen calls over the values, parameters and constants of the graph; there is no code in it and none is loaded from
+// files.
 #pragma once
 
 #include <cstdint>
@@ -52,12 +53,18 @@ struct Param {
 
 // Arguments of an ATen call, in the order of its schema.
 struct NoneArg {};
-struct ValueArg { ValueId value; };
-struct ParamArg { ParamId param; };
-struct TrainingArg {};                       // true while training, else false (batch_norm, dropout)
-struct ValueListArg { std::vector<ValueId> values; };
-using Arg = std::variant<NoneArg, ValueArg, ParamArg, TrainingArg, ValueListArg, bool, int64_t, double,
-                         std::vector<int64_t>, DType, std::string>;
+struct ValueArg {
+  ValueId value;
+};
+struct ParamArg {
+  ParamId param;
+};
+struct TrainingArg {};  // true while training, else false (batch_norm, dropout)
+struct ValueListArg {
+  std::vector<ValueId> values;
+};
+using Arg = std::variant<NoneArg, ValueArg, ParamArg, TrainingArg, ValueListArg, bool, int64_t, double, std::vector<int64_t>,
+                         DType, std::string>;
 
 // One call of the dispatcher: "aten::conv2d" with overload "" and so on. Output i of the call becomes value outputs[i];
 // kNoValue drops that output. Where the call returns one list of tensors (split), its element i is output i.
@@ -74,14 +81,14 @@ enum class PartitionAxis : uint8_t { kNone, kBatchOnly, kColumn, kRow, kHead, kC
 
 // A named unit of the network: what is costed, grouped, streamed and recomputed as one.
 struct Op {
-  std::string name;  // "layer1.0.conv1"
-  std::string kind;  // "conv2d", "linear", "attention", ...
+  std::string name;              // "layer1.0.conv1"
+  std::string kind;              // "conv2d", "linear", "attention", ...
   std::vector<ValueId> inputs;   // values of earlier ops that the body reads
   std::vector<ValueId> outputs;  // values that later ops read, or results of the network
   std::vector<ParamId> params;   // all that belong to it: what the body reads, and buffers that are only saved with it
   std::vector<AtenCall> body;
-  int64_t forward_flops_per_sample = 0;    // multiply and add counted as two
-  int64_t activation_bytes_per_sample = 0; // what the forward pass keeps for the backward pass
+  int64_t forward_flops_per_sample = 0;     // multiply and add counted as two
+  int64_t activation_bytes_per_sample = 0;  // what the forward pass keeps for the backward pass
   PartitionAxis partition_axis = PartitionAxis::kNone;
 };
 
@@ -95,8 +102,8 @@ struct Graph {
   std::vector<ValueId> inputs;
   std::vector<ValueId> outputs;
 
-  int64_t parameter_bytes() const;          // weights and buffers
-  int64_t trainable_parameters() const;     // count of trained numbers
+  int64_t parameter_bytes() const;       // weights and buffers
+  int64_t trainable_parameters() const;  // count of trained numbers
   int64_t forward_flops_per_sample() const;
   int64_t activation_bytes_per_sample() const;
   // The index of the parameter called `name`, or NOT_FOUND.
@@ -111,8 +118,8 @@ bool IsAllowedAtenCall(std::string_view op, std::string_view overload);
 
 // What a body's result is compared with in training.
 enum class LossKind : uint8_t {
-  kCrossEntropy,          // outputs[0] is [batch, classes], the target int64 [batch]
-  kNextTokenCrossEntropy, // outputs[0] is [batch, time, vocabulary], the target int64 [batch, time]
+  kCrossEntropy,           // outputs[0] is [batch, classes], the target int64 [batch]
+  kNextTokenCrossEntropy,  // outputs[0] is [batch, time, vocabulary], the target int64 [batch, time]
 };
 LossKind DefaultLoss(const Graph& graph);
 

@@ -194,12 +194,12 @@ ValueId GraphBuilder::Linear(const std::string& name, ValueId x, const LinearOpt
   const int64_t in_features = out.back();
   out.back() = options.out_features;
   BeginOp(name, "linear", options.axis);
-  const Shape weight_shape = options.in_out_layout ? Shape{in_features, options.out_features} : Shape{options.out_features, in_features};
+  const Shape weight_shape =
+      options.in_out_layout ? Shape{in_features, options.out_features} : Shape{options.out_features, in_features};
   const ParamId weight = AddParam("weight", weight_shape, options.weight_init);
   const Arg bias = options.bias ? P(AddParam("bias", {options.out_features}, options.bias_init, false)) : Arg(kNone);
   // A transposed view of an [in, out] weight: linear transposes it back, so the product reads the weight as it lies.
-  const Arg matrix =
-      options.in_out_layout ? V(Call("aten::t", {P(weight)}, {options.out_features, in_features})) : P(weight);
+  const Arg matrix = options.in_out_layout ? V(Call("aten::t", {P(weight)}, {options.out_features, in_features})) : P(weight);
   return EndOp(Call("aten::linear", {V(x), matrix, bias}, std::move(out)));
 }
 

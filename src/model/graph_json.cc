@@ -15,11 +15,21 @@ struct Overloaded : Fs... {
 // Plain JSON for constants; an object with one key for what refers to the graph.
 Json ArgJson(const Arg& arg) {
   return std::visit(Overloaded{[](NoneArg) { return Json(nullptr); },
-                               [](const ValueArg& value) { return Json{{"value", value.value}}; },
-                               [](const ParamArg& param) { return Json{{"param", param.param}}; },
-                               [](TrainingArg) { return Json{{"training", true}}; },
-                               [](const ValueListArg& list) { return Json{{"values", list.values}}; },
-                               [](DType dtype) { return Json{{"dtype", SafetensorsName(dtype)}}; },
+                               [](const ValueArg& value) {
+                                 return Json{{"value", value.value}};
+                               },
+                               [](const ParamArg& param) {
+                                 return Json{{"param", param.param}};
+                               },
+                               [](TrainingArg) {
+                                 return Json{{"training", true}};
+                               },
+                               [](const ValueListArg& list) {
+                                 return Json{{"values", list.values}};
+                               },
+                               [](DType dtype) {
+                                 return Json{{"dtype", SafetensorsName(dtype)}};
+                               },
                                [](const auto& constant) { return Json(constant); }},
                     arg);
 }

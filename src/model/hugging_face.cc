@@ -177,9 +177,11 @@ StatusOr<std::vector<std::string>> WeightFiles(const std::string& folder) {
   if (fs::exists(single, error)) return std::vector<std::string>{single};
   const std::string index_path = folder + "/model.safetensors.index.json";
   if (!fs::exists(index_path, error)) {
-    const bool pickled = fs::exists(folder + "/pytorch_model.bin", error) || fs::exists(folder + "/pytorch_model.bin.index.json", error);
-    return NotFound("folder '{}' has neither model.safetensors nor model.safetensors.index.json{}", folder,
-                    pickled ? "; pytorch_model.bin is a pickle, which can run code when it is read: convert it to safetensors first" : "");
+    const bool pickled =
+        fs::exists(folder + "/pytorch_model.bin", error) || fs::exists(folder + "/pytorch_model.bin.index.json", error);
+    return NotFound(
+        "folder '{}' has neither model.safetensors nor model.safetensors.index.json{}", folder,
+        pickled ? "; pytorch_model.bin is a pickle, which can run code when it is read: convert it to safetensors first" : "");
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const std::string text, ReadFile(index_path, kMaxJsonBytes));
   TIDEPOOL_ASSIGN_OR_RETURN(const json index, ParseObject(text, fmt::format("'{}'", index_path)));
@@ -187,7 +189,8 @@ StatusOr<std::vector<std::string>> WeightFiles(const std::string& folder) {
   if (map == index.end() || !map->is_object()) return InvalidArgument("'{}' has no object 'weight_map'", index_path);
   std::set<std::string> files;
   for (const auto& [tensor, file] : map->items()) {
-    if (!file.is_string()) return InvalidArgument("weight_map of '{}' is {} for '{}'; allowed: a file name", index_path, Shown(file), tensor);
+    if (!file.is_string())
+      return InvalidArgument("weight_map of '{}' is {} for '{}'; allowed: a file name", index_path, Shown(file), tensor);
     const std::string name = file.get<std::string>();
     // A shard lies in the folder itself: an index cannot reach for other files.
     if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos || name.find('\0') != std::string::npos) {
@@ -206,7 +209,8 @@ std::string ParameterName(std::string_view family, std::string_view tensor_name)
   RemovePrefix(&tensor_name, "bert.");
   std::string name(tensor_name);
   // The first BERT checkpoints name the scale and shift of a norm otherwise.
-  for (const auto& [old_end, new_end] : {std::pair{"LayerNorm.gamma", "LayerNorm.weight"}, std::pair{"LayerNorm.beta", "LayerNorm.bias"}}) {
+  for (const auto& [old_end, new_end] :
+       {std::pair{"LayerNorm.gamma", "LayerNorm.weight"}, std::pair{"LayerNorm.beta", "LayerNorm.bias"}}) {
     if (name.ends_with(old_end)) name.replace(name.size() - std::string_view(old_end).size(), std::string::npos, new_end);
   }
   return name;
@@ -214,7 +218,8 @@ std::string ParameterName(std::string_view family, std::string_view tensor_name)
 
 bool IsIgnored(std::string_view family, std::string_view name) {
   if (family == "gpt2") {
-    return name == "lm_head.weight" || (name.starts_with("h.") && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")));
+    return name == "lm_head.weight" ||
+           (name.starts_with("h.") && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")));
   }
   if (family == "bert") return name == "embeddings.position_ids" || name.starts_with("cls.");
   return false;

@@ -143,9 +143,10 @@ Status Verdict(const ImportOptions& options, const ImportReport& report) {
   if (report.loaded.empty()) return InvalidArgument("no tensor of '{}' belongs to {}", options.source, report.spec);
   if (options.allow_partial) return {};
   if (report.missing.empty() && report.unexpected.empty() && report.mismatched.empty()) return {};
-  return FailedPrecondition("'{}' does not fit {}: {}{}{}allow a partial import to keep seeded values for the missing and mismatched",
-                         options.source, report.spec, FirstNames("missing", report.missing),
-                         FirstNames("unexpected", report.unexpected), FirstNames("mismatched", report.mismatched));
+  return FailedPrecondition(
+      "'{}' does not fit {}: {}{}{}allow a partial import to keep seeded values for the missing and mismatched", options.source,
+      report.spec, FirstNames("missing", report.missing), FirstNames("unexpected", report.unexpected),
+      FirstNames("mismatched", report.mismatched));
 }
 
 // Writes one parameter: from its source, or seeded if it has none.
@@ -185,7 +186,8 @@ Status ImportModel(const ImportOptions& options, ImportReport* report) {
       TIDEPOOL_ASSIGN_OR_RETURN(report->spec, SpecFromConfig(config));
     }
   } else if (report->spec.empty()) {
-    return InvalidArgument("'{}' is a file, which does not say what network it holds; give a spec, for example resnet18", options.source);
+    return InvalidArgument("'{}' is a file, which does not say what network it holds; give a spec, for example resnet18",
+                           options.source);
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const Graph graph, BuildGraph(report->spec));
 

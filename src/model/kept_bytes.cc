@@ -1,9 +1,9 @@
 // What a forward pass keeps for the backward pass, and FLOPs: both derived from the bodies.
 //
-// Autograd keeps references to tensors, and one tensor may be kept by several calls (a ReLU's result is kept by the ReLU and by the
-// convolution after it). Every kept tensor is therefore counted once, with the op that makes it, so that the sum over ops is what
-// lies in memory. An input of the network counts with the first op that keeps it. Views count as the tensor they show. Parameters and what has no
-// batch dimension (a causal mask) do not count: they do not grow with the batch.
+// Autograd keeps references to tensors, and one tensor may be kept by several calls (a ReLU's result is kept by the ReLU and by
+// the convolution after it). Every kept tensor is therefore counted once, with the op that makes it, so that the sum over ops is
+// what lies in memory. An input of the network counts with the first op that keeps it. Views count as the tensor they show.
+// Parameters and what has no batch dimension (a causal mask) do not count: they do not grow with the batch.
 #include <set>
 
 #include "model/aten_rules.h"

@@ -49,7 +49,8 @@ Status ValidateServing(const ServingConfig& serving) {
   check("serving.queue_limit", serving.queue_limit, 1, 1 << 24);
   check("replicas", serving.replicas, 1, kMaxReplicas);
   const auto duration = [&](const char* name, absl::Duration value) {
-    if (value < absl::ZeroDuration() || value > absl::Hours(1)) faults.push_back(fmt::format("{} is {}us; allowed: 0 to 1h", name, absl::ToInt64Microseconds(value)));
+    if (value < absl::ZeroDuration() || value > absl::Hours(1))
+      faults.push_back(fmt::format("{} is {}us; allowed: 0 to 1h", name, absl::ToInt64Microseconds(value)));
   };
   duration("serving.slo", serving.slo);
   duration("serving.batch_delay", serving.batch_delay);
@@ -61,8 +62,11 @@ StatusOr<ModelToml> ReadModelToml(const std::string& path) {
   ModelToml toml;
   OptionTable table;
   Describe(&toml, &table);
-  TIDEPOOL_RETURN_IF_ERROR(table.LoadFile(path));
-  if (toml.spec.empty()) return InvalidArgument("{}: key 'spec' is missing; it says which network this is, for example \"resnet18\"", path);
+  const Status loaded = table.LoadFile(path);
+  if (loaded.code() == StatusCode::kNotFound) return NotFound("'{}' is missing; it says which network the model is", path);
+  TIDEPOOL_RETURN_IF_ERROR(loaded);
+  if (toml.spec.empty())
+    return InvalidArgument("{}: key 'spec' is missing; it says which network this is, for example \"resnet18\"", path);
   const Status valid = ValidateServing(toml.serving);
   if (!valid.ok()) return Annotate(valid, path);
   return toml;
@@ -78,13 +82,16 @@ Status WriteModelToml(const std::string& path, const ModelToml& toml) {
   if (serving.max_batch_size != defaults.max_batch_size) limits += fmt::format("max_batch_size = {}\n", serving.max_batch_size);
   if (serving.queue_limit != defaults.queue_limit) limits += fmt::format("queue_limit = {}\n", serving.queue_limit);
   if (serving.slo != defaults.slo) limits += fmt::format("slo = \"{}\"\n", Microseconds(serving.slo));
-  if (serving.batch_delay != defaults.batch_delay) limits += fmt::format("batch_delay = \"{}\"\n", Microseconds(serving.batch_delay));
+  if (serving.batch_delay != defaults.batch_delay)
+    limits += fmt::format("batch_delay = \"{}\"\n", Microseconds(serving.batch_delay));
   if (!limits.empty()) text += "\n[serving]\n" + limits;
   return WriteFileAtomically(path, text);
 }
 
 std::string ModelFolder(const std::string& repository, const std::string& name) { return repository + "/" + name; }
-std::string TomlPath(const std::string& repository, const std::string& name) { return ModelFolder(repository, name) + "/model.toml"; }
+std::string TomlPath(const std::string& repository, const std::string& name) {
+  return ModelFolder(repository, name) + "/model.toml";
+}
 std::string WeightsPathOf(const std::string& repository, const std::string& name, int64_t version) {
   return fmt::format("{}/{}/model.safetensors", ModelFolder(repository, name), version);
 }
@@ -110,8 +117,8 @@ StatusOr<VersionPlan> PlanVersion(const VersionRequest& request) {
   TIDEPOOL_ASSIGN_OR_RETURN(const ModelToml existing, ReadModelToml(plan.toml_path));
   TIDEPOOL_ASSIGN_OR_RETURN(const Spec existing_spec, ParseSpec(existing.spec));
   if (existing_spec.family != spec.family || existing_spec.config != spec.config) {
-    return FailedPrecondition("'{}' says spec = '{}' but '{}' was asked for; all versions of a model have one spec", plan.toml_path,
-                              existing.spec, request.spec);
+    return FailedPrecondition("'{}' says spec = '{}' but '{}' was asked for; all versions of a model have one spec",
+                              plan.toml_path, existing.spec, request.spec);
   }
   if (!SameServing(plan.toml.serving, ServingConfig{}) && !SameServing(plan.toml.serving, existing.serving)) {
     return FailedPrecondition("'{}' exists with other serving limits; edit it, or overwrite it", plan.toml_path);

@@ -29,7 +29,8 @@ std::string ModelFolder(const std::string& repository, const std::string& name);
 std::string TomlPath(const std::string& repository, const std::string& name);
 std::string WeightsPathOf(const std::string& repository, const std::string& name, int64_t version);
 
-// Makes the folders of a new version and decides about model.toml: the text to write, or what is there already. Shared by create and import.
+// Makes the folders of a new version and decides about model.toml: the text to write, or what is there already. Shared by create
+// and import.
 struct VersionPlan {
   std::string weights_path;
   std::string toml_path;

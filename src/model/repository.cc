@@ -40,7 +40,8 @@ int64_t VersionOf(const std::string& text) {
 RepositoryModel ScanFolder(const std::string& repository, const std::string& name) {
   RepositoryModel model{.name = name, .base_name = name};
   if (!IsName(name)) {
-    model.status = InvalidArgument("folder name '{}' is not a model name; allowed: {} of A-Z a-z 0-9 _ . - not starting with '.'", name, kMaxNameLength);
+    model.status = InvalidArgument("folder name '{}' is not a model name; allowed: {} of A-Z a-z 0-9 _ . - not starting with '.'",
+                                   name, kMaxNameLength);
     return model;
   }
   StatusOr<ModelToml> toml = ReadModelToml(TomlPath(repository, name));
@@ -65,7 +66,8 @@ RepositoryModel ScanFolder(const std::string& repository, const std::string& nam
   if (error) {
     model.status = ErrnoError(error.value(), fmt::format("reading folder '{}'", ModelFolder(repository, name)));
   } else if (model.versions.empty()) {
-    model.status = NotFound("'{}' has no version; allowed: folders 1, 2, ... that hold model.safetensors", ModelFolder(repository, name));
+    model.status =
+        NotFound("'{}' has no version; allowed: folders 1, 2, ... that hold model.safetensors", ModelFolder(repository, name));
   }
   return model;
 }
@@ -82,14 +84,15 @@ StatusOr<ReplicaName> ParseReplicaName(std::string_view text) {
   if (bracket != std::string_view::npos) {
     const std::string_view inner = text.substr(bracket + 1, text.size() - bracket - 2);
     const auto [end, error] = std::from_chars(inner.data(), inner.data() + inner.size(), result.replicas);
-    if (text.back() != ']' || inner.empty() || error != std::errc() || end != inner.data() + inner.size() || result.replicas < 1 ||
-        result.replicas > kMaxReplicas) {
+    if (text.back() != ']' || inner.empty() || error != std::errc() || end != inner.data() + inner.size() ||
+        result.replicas < 1 || result.replicas > kMaxReplicas) {
       return InvalidArgument("'{}' is not a model name with replicas; allowed: name[N] with N from 1 to {}", text, kMaxReplicas);
     }
     result.name = std::string(text.substr(0, bracket));
   }
   if (!IsName(result.name)) {
-    return InvalidArgument("model name '{}' is not allowed; allowed: 1 to {} of A-Z a-z 0-9 _ . - not starting with '.'", result.name, kMaxNameLength);
+    return InvalidArgument("model name '{}' is not allowed; allowed: 1 to {} of A-Z a-z 0-9 _ . - not starting with '.'",
+                           result.name, kMaxNameLength);
   }
   return result;
 }
@@ -111,7 +114,8 @@ StatusOr<std::vector<RepositoryModel>> ScanRepository(const std::string& reposit
     for (int i = 1; i < model.serving.replicas && model.status.ok(); ++i) {
       const std::string replica = fmt::format("{}-{}", name, i);
       if (folders.contains(replica)) {
-        model.status = AlreadyExists("replicas = {} of '{}' makes the name '{}', which a folder has", model.serving.replicas, name, replica);
+        model.status =
+            AlreadyExists("replicas = {} of '{}' makes the name '{}', which a folder has", model.serving.replicas, name, replica);
       }
     }
     const int replicas = model.status.ok() ? model.serving.replicas : 1;
@@ -191,7 +195,8 @@ Status CheckModel(const std::string& repository, const RepositoryModel& model) {
     }
   }
   if (faults.empty()) return {};
-  return InvalidArgument("model '{}' has {} fault{}:\n{}", model.name, faults.size(), faults.size() == 1 ? "" : "s", JoinText(faults, "\n"));
+  return InvalidArgument("model '{}' has {} fault{}:\n{}", model.name, faults.size(), faults.size() == 1 ? "" : "s",
+                         JoinText(faults, "\n"));
 }
 
 }  // namespace tidepool::model

@@ -4,13 +4,13 @@
 // replicas = N, which serves the one file under the names m, m-1 ... m-(N-1). `name[N]` on the command line writes that key.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/status.h"
 #include "model/graph.h"
@@ -21,8 +21,8 @@ namespace tidepool::model {
 struct ServingConfig {
   int max_batch_size = 8;
   int queue_limit = 256;
-  absl::Duration slo = absl::ZeroDuration();              // zero: 4 x the measured solo latency
-  absl::Duration batch_delay = absl::ZeroDuration();      // the longest a request waits for company
+  absl::Duration slo = absl::ZeroDuration();          // zero: 4 x the measured solo latency
+  absl::Duration batch_delay = absl::ZeroDuration();  // the longest a request waits for company
   int replicas = 1;
 };
 
@@ -52,8 +52,9 @@ struct CreateOptions {
   bool overwrite = false;
   ServingConfig serving;
 };
-// Makes a model with seeded weights: the same seed gives the same bytes on every machine. ALREADY_EXISTS if the version is there and
-// `overwrite` is not set. A further version of a model keeps its model.toml, so its spec must be the same (FAILED_PRECONDITION).
+// Makes a model with seeded weights: the same seed gives the same bytes on every machine. ALREADY_EXISTS if the version is there
+// and `overwrite` is not set. A further version of a model keeps its model.toml, so its spec must be the same
+// (FAILED_PRECONDITION).
 Status CreateModel(const CreateOptions& options);
 
 struct ImportReport {

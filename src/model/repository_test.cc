@@ -72,7 +72,9 @@ class Repositories : public ::testing::Test {
     return root_ + "/" + path;
   }
   Status Import(const std::string& source, const std::string& spec, ImportReport* report, bool allow_partial = false) const {
-    return ImportModel({.repository = repo_, .name = "m", .source = source, .spec = spec, .overwrite = true, .allow_partial = allow_partial}, report);
+    return ImportModel(
+        {.repository = repo_, .name = "m", .source = source, .spec = spec, .overwrite = true, .allow_partial = allow_partial},
+        report);
   }
   float FirstElement(const std::string& model, const std::string& tensor) const {
     const auto file = SafetensorsFile::Open(repo_ + "/" + model + "/1/model.safetensors");
@@ -86,7 +88,8 @@ class Repositories : public ::testing::Test {
 std::string Same(const std::string& name) { return name; }
 
 TEST_F(Repositories, CreatedModelsAreFoundAndPassTheCheck) {
-  for (const auto& [name, spec] : {std::pair{"vision", kTinyResNet}, std::pair{"text", kTinyGpt}, std::pair{"encoder", kTinyBert}}) {
+  for (const auto& [name, spec] :
+       {std::pair{"vision", kTinyResNet}, std::pair{"text", kTinyGpt}, std::pair{"encoder", kTinyBert}}) {
     const Status created = Create(name, spec);
     ASSERT_TRUE(created.ok()) << ToString(created);
   }
@@ -116,7 +119,8 @@ TEST_F(Repositories, TheSameSeedGivesTheSameBytes) {
 TEST_F(Repositories, TensorsAreAlignedToTheirElements) {
   ASSERT_TRUE(Create("a", "resnet18:width=1,image=8,classes=3").ok());
   const auto file = SafetensorsFile::Open(repo_ + "/a/1/model.safetensors");
-  for (const TensorEntry& tensor : (*file)->header().tensors) EXPECT_EQ(tensor.offset_bytes % SizeOf(tensor.dtype), 0) << tensor.name;
+  for (const TensorEntry& tensor : (*file)->header().tensors)
+    EXPECT_EQ(tensor.offset_bytes % SizeOf(tensor.dtype), 0) << tensor.name;
 }
 
 TEST_F(Repositories, ReplicasShareOneFolder) {
@@ -138,7 +142,11 @@ TEST_F(Repositories, ReplicasShareOneFolder) {
 
 TEST_F(Repositories, WriteServingLimitsAndReadThemBack) {
   CreateOptions options{.repository = repo_, .name = "m", .spec = kTinyResNet};
-  options.serving = {.max_batch_size = 4, .queue_limit = 10, .slo = absl::Milliseconds(250), .batch_delay = absl::Microseconds(1500), .replicas = 2};
+  options.serving = {.max_batch_size = 4,
+                     .queue_limit = 10,
+                     .slo = absl::Milliseconds(250),
+                     .batch_delay = absl::Microseconds(1500),
+                     .replicas = 2};
   ASSERT_TRUE(CreateModel(options).ok());
   const ServingConfig serving = FindModel(repo_, "m-1")->serving;
   EXPECT_EQ(serving.max_batch_size, 4);
@@ -148,9 +156,9 @@ TEST_F(Repositories, WriteServingLimitsAndReadThemBack) {
   EXPECT_EQ(serving.replicas, 2);
   options.overwrite = true;
   options.serving = {.max_batch_size = 0, .slo = absl::Hours(2), .replicas = 5000};
-  EXPECT_THAT(MessageOf(CreateModel(options)),
-              AllOf(HasSubstr("serving.max_batch_size is 0; allowed: 1 to 65536"), HasSubstr("serving.slo is 7200000000us; allowed: 0 to 1h"),
-                    HasSubstr("replicas is 5000; allowed: 1 to 1024")));
+  EXPECT_THAT(MessageOf(CreateModel(options)), AllOf(HasSubstr("serving.max_batch_size is 0; allowed: 1 to 65536"),
+                                                     HasSubstr("serving.slo is 7200000000us; allowed: 0 to 1h"),
+                                                     HasSubstr("replicas is 5000; allowed: 1 to 1024")));
 }
 
 TEST_F(Repositories, HoldVersionsInAscendingOrder) {
@@ -176,13 +184,15 @@ TEST_F(Repositories, RefuseToReplaceWhatIsThere) {
 }
 
 TEST_F(Repositories, RefuseNamesThatAreNotNames) {
-  for (const char* name : {"", "a/b", "..", ".hidden", "a b", "m[", "m[]", "m[0]", "m[x]", "m[2", "m[1025]", "m[2]3", "[2]", "m\n"}) {
+  for (const char* name :
+       {"", "a/b", "..", ".hidden", "a b", "m[", "m[]", "m[0]", "m[x]", "m[2", "m[1025]", "m[2]3", "[2]", "m\n"}) {
     const Status status = Create(name);
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << name;
     EXPECT_THAT(MessageOf(status), HasSubstr("allowed: ")) << name;
   }
   EXPECT_THAT(MessageOf(Create("a/b")), HasSubstr("model name 'a/b' is not allowed; allowed: 1 to 128 of"));
-  EXPECT_THAT(MessageOf(Create("m[0]")), HasSubstr("'m[0]' is not a model name with replicas; allowed: name[N] with N from 1 to 1024"));
+  EXPECT_THAT(MessageOf(Create("m[0]")),
+              HasSubstr("'m[0]' is not a model name with replicas; allowed: name[N] with N from 1 to 1024"));
   EXPECT_THAT(MessageOf(Create("m", kTinyResNet, 0, 0)), HasSubstr("version is 0; allowed: 1 or more"));
   EXPECT_THAT(MessageOf(Create("m", "vgg")), HasSubstr("model 'vgg' is unknown"));
   EXPECT_FALSE(fs::exists(repo_));
@@ -207,13 +217,16 @@ TEST_F(Repositories, ListBrokenModelsWithTheirReasonBesideTheOthers) {
   EXPECT_EQ(status.size(), 9u);
   EXPECT_TRUE(status["good"].ok());
   EXPECT_EQ(status["empty"].code(), StatusCode::kNotFound);
-  EXPECT_THAT(MessageOf(status["empty"]), HasSubstr("empty/model.toml"));
+  EXPECT_THAT(MessageOf(status["empty"]), HasSubstr("empty/model.toml' is missing; it says which network the model is"));
   EXPECT_THAT(MessageOf(status["notoml"]), HasSubstr("model.toml:1"));
   EXPECT_THAT(MessageOf(status["nospec"]), HasSubstr("key 'spec' is missing"));
   EXPECT_THAT(MessageOf(status["badspec"]), HasSubstr("model 'vgg' is unknown"));
-  EXPECT_THAT(MessageOf(status["noversion"]), HasSubstr("has no version; allowed: folders 1, 2, ... that hold model.safetensors"));
-  EXPECT_THAT(MessageOf(status["unknown"]), AllOf(HasSubstr("model.toml:2: key 'colour' is unknown"), HasSubstr("key 'serving.speed' is unknown")));
-  EXPECT_THAT(MessageOf(status["range"]), AllOf(HasSubstr("replicas is 0; allowed: 1 to 1024"), HasSubstr("serving.queue_limit is 0")));
+  EXPECT_THAT(MessageOf(status["noversion"]),
+              HasSubstr("has no version; allowed: folders 1, 2, ... that hold model.safetensors"));
+  EXPECT_THAT(MessageOf(status["unknown"]),
+              AllOf(HasSubstr("model.toml:2: key 'colour' is unknown"), HasSubstr("key 'serving.speed' is unknown")));
+  EXPECT_THAT(MessageOf(status["range"]),
+              AllOf(HasSubstr("replicas is 0; allowed: 1 to 1024"), HasSubstr("serving.queue_limit is 0")));
   EXPECT_THAT(MessageOf(status["odd name"]), HasSubstr("folder name 'odd name' is not a model name"));
   EXPECT_FALSE(CheckModel(repo_, *FindModel(repo_, "badspec")).ok());
 }
@@ -258,16 +271,19 @@ TEST_F(Repositories, ImportABareFile) {
 
 TEST_F(Repositories, ImportListsWhatIsMissingUnexpectedAndMismatched) {
   ImportReport report;
-  const std::string file = PutCheckpoint("resnet.safetensors", "resnet18:width=2,image=8,classes=5", 1, [](const std::string& name) {
-    return name == "bn1.bias" ? "" : name == "conv1.weight" ? std::string("stem.weight") : name;
-  });
+  const std::string file =
+      PutCheckpoint("resnet.safetensors", "resnet18:width=2,image=8,classes=5", 1, [](const std::string& name) {
+        return name == "bn1.bias" ? "" : name == "conv1.weight" ? std::string("stem.weight") : name;
+      });
   const Status refused = Import(file, kTinyResNet, &report);
   EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
-  EXPECT_THAT(MessageOf(refused), AllOf(HasSubstr("2 missing: conv1.weight, bn1.bias"), HasSubstr("1 unexpected: stem.weight"), HasSubstr("2 mismatched: ")));
+  EXPECT_THAT(MessageOf(refused), AllOf(HasSubstr("2 missing: conv1.weight, bn1.bias"), HasSubstr("1 unexpected: stem.weight"),
+                                        HasSubstr("2 mismatched: ")));
   EXPECT_THAT(report.missing, ElementsAre("conv1.weight", "bn1.bias"));
   EXPECT_THAT(report.unexpected, ElementsAre("stem.weight"));
-  EXPECT_THAT(report.mismatched, ::testing::UnorderedElementsAre("tensor 'fc.weight' is F32 [5,16] in the file but F32 [3,16] in the network",
-                                                                 "tensor 'fc.bias' is F32 [5] in the file but F32 [3] in the network"));
+  EXPECT_THAT(report.mismatched,
+              ::testing::UnorderedElementsAre("tensor 'fc.weight' is F32 [5,16] in the file but F32 [3,16] in the network",
+                                              "tensor 'fc.bias' is F32 [5] in the file but F32 [3] in the network"));
   EXPECT_FALSE(fs::exists(repo_ + "/m"));
 
   ASSERT_TRUE(Import(file, kTinyResNet, &report, true).ok());
@@ -305,7 +321,8 @@ TEST_F(Repositories, ImportConvertsHalfPrecision) {
 
 constexpr char kGptConfig[] = R"({"model_type":"gpt2","n_layer":1,"n_embd":8,"n_head":2,"vocab_size":16,"n_positions":8,
   "resid_pdrop":0.1,"activation_function":"gelu_new","n_inner":null})";
-constexpr char kBertConfig[] = R"({"model_type":"bert","num_hidden_layers":1,"hidden_size":8,"num_attention_heads":2,"vocab_size":16,
+constexpr char kBertConfig[] =
+    R"({"model_type":"bert","num_hidden_layers":1,"hidden_size":8,"num_attention_heads":2,"vocab_size":16,
   "max_position_embeddings":8,"intermediate_size":32,"hidden_dropout_prob":0.1,"hidden_act":"gelu","type_vocab_size":2,"layer_norm_eps":1e-12})";
 
 TEST_F(Repositories, ImportAHuggingFaceFolderOfGpt2) {
@@ -328,7 +345,8 @@ TEST_F(Repositories, ImportIgnoresMasksAndASharedHead) {
                                             {"lm_head.weight", DType::kF32, {16, 8}, std::as_bytes(std::span(head))}};
   PutCheckpoint("hf/model-1.safetensors", kTinyGpt, 3, Same);
   ASSERT_TRUE(WriteSafetensors(root_ + "/hf/model-2.safetensors", extra, {}).ok());
-  Put("hf/model.safetensors.index.json", R"({"weight_map":{"wte.weight":"model-1.safetensors","lm_head.weight":"model-2.safetensors"}})");
+  Put("hf/model.safetensors.index.json",
+      R"({"weight_map":{"wte.weight":"model-1.safetensors","lm_head.weight":"model-2.safetensors"}})");
   ImportReport report;
   const Status imported = Import(root_ + "/hf", "", &report);
   ASSERT_TRUE(imported.ok()) << ToString(imported);
@@ -338,8 +356,10 @@ TEST_F(Repositories, ImportIgnoresMasksAndASharedHead) {
 TEST_F(Repositories, ImportAHuggingFaceFolderOfBertWithOldNames) {
   Put("hf/config.json", kBertConfig);
   PutCheckpoint("hf/model.safetensors", kTinyBert, 4, [](std::string name) {
-    if (const size_t at = name.find("LayerNorm.weight"); at != std::string::npos) name.replace(at, std::string::npos, "LayerNorm.gamma");
-    if (const size_t at = name.find("LayerNorm.bias"); at != std::string::npos) name.replace(at, std::string::npos, "LayerNorm.beta");
+    if (const size_t at = name.find("LayerNorm.weight"); at != std::string::npos)
+      name.replace(at, std::string::npos, "LayerNorm.gamma");
+    if (const size_t at = name.find("LayerNorm.bias"); at != std::string::npos)
+      name.replace(at, std::string::npos, "LayerNorm.beta");
     return "bert." + name;
   });
   ImportReport report;
@@ -364,10 +384,12 @@ TEST_F(Repositories, ImportSetsTheClassesOfABertClassifier) {
 TEST_F(Repositories, ImportNamesATensorThatComesTwice) {
   Put("hf/config.json", kGptConfig);
   PutCheckpoint("hf/a.safetensors", kTinyGpt, 3, Same);
-  PutCheckpoint("hf/b.safetensors", kTinyGpt, 3, [](const std::string& name) { return name == "ln_f.bias" ? "transformer.ln_f.bias" : ""; });
+  PutCheckpoint("hf/b.safetensors", kTinyGpt, 3,
+                [](const std::string& name) { return name == "ln_f.bias" ? "transformer.ln_f.bias" : ""; });
   Put("hf/model.safetensors.index.json", R"({"weight_map":{"x":"a.safetensors","y":"b.safetensors"}})");
   ImportReport report;
-  EXPECT_THAT(MessageOf(Import(root_ + "/hf", "", &report)), HasSubstr("1 unexpected: transformer.ln_f.bias (a second tensor for ln_f.bias)"));
+  EXPECT_THAT(MessageOf(Import(root_ + "/hf", "", &report)),
+              HasSubstr("1 unexpected: transformer.ln_f.bias (a second tensor for ln_f.bias)"));
 }
 
 struct BadFolder {
@@ -390,26 +412,32 @@ std::string With(std::string config, const std::string& addition) { return confi
 
 INSTANTIATE_TEST_SUITE_P(
     Import, BadFolders,
-    ::testing::Values(BadFolder{"", "", "config.json"}, BadFolder{"[1]", "", "config.json is not a JSON object"}, BadFolder{"{", "", "config.json is not a JSON object"},
-                      BadFolder{std::string(1000, '['), "", "config.json nests deeper than 32 levels"},
-                      BadFolder{"{}", "", "config.json has no model_type; allowed: \"gpt2\", \"bert\""},
-                      BadFolder{R"({"model_type":"llama"})", "", "model_type in config.json is \"llama\"; allowed: \"gpt2\", \"bert\""},
-                      BadFolder{R"({"model_type":"gpt2"})", "", "n_layer is missing; n_embd is missing"},
-                      BadFolder{R"({"model_type":"bert","num_hidden_layers":"x"})", "", "num_hidden_layers is \"x\"; allowed: an integer"},
-                      BadFolder{With(kGptConfig, R"("scale_attn_by_inverse_layer_idx":true)"), "", "scale_attn_by_inverse_layer_idx is true; allowed: false"},
-                      BadFolder{With(kGptConfig, R"("tie_word_embeddings":false)"), "", "tie_word_embeddings is false; allowed: true"},
-                      BadFolder{With(kGptConfig, R"("layer_norm_epsilon":0.1)"), "", "layer_norm_epsilon is 0.1; allowed: 1e-05"},
-                      BadFolder{R"({"model_type":"gpt2","n_layer":1,"n_embd":9,"n_head":2,"vocab_size":16,"n_positions":8})", "", "allowed: a divisor of the width"},
-                      BadFolder{kGptConfig, "{}", "has no object 'weight_map'"}, BadFolder{kGptConfig, R"({"weight_map":{}})", "is empty"},
-                      BadFolder{kGptConfig, R"({"weight_map":{"a":1}})", "is 1 for 'a'; allowed: a file name"},
-                      BadFolder{kGptConfig, R"({"weight_map":{"a":"../secret"}})", "names the file \"../secret\"; allowed: a file of the same folder"},
-                      BadFolder{kGptConfig, R"({"weight_map":{"a":"absent.safetensors"}})", "absent.safetensors"}));
+    ::testing::Values(
+        BadFolder{"", "", "config.json"}, BadFolder{"[1]", "", "config.json is not a JSON object"},
+        BadFolder{"{", "", "config.json is not a JSON object"},
+        BadFolder{std::string(1000, '['), "", "config.json nests deeper than 32 levels"},
+        BadFolder{"{}", "", "config.json has no model_type; allowed: \"gpt2\", \"bert\""},
+        BadFolder{R"({"model_type":"llama"})", "", "model_type in config.json is \"llama\"; allowed: \"gpt2\", \"bert\""},
+        BadFolder{R"({"model_type":"gpt2"})", "", "n_layer is missing; n_embd is missing"},
+        BadFolder{R"({"model_type":"bert","num_hidden_layers":"x"})", "", "num_hidden_layers is \"x\"; allowed: an integer"},
+        BadFolder{With(kGptConfig, R"("scale_attn_by_inverse_layer_idx":true)"), "",
+                  "scale_attn_by_inverse_layer_idx is true; allowed: false"},
+        BadFolder{With(kGptConfig, R"("tie_word_embeddings":false)"), "", "tie_word_embeddings is false; allowed: true"},
+        BadFolder{With(kGptConfig, R"("layer_norm_epsilon":0.1)"), "", "layer_norm_epsilon is 0.1; allowed: 1e-05"},
+        BadFolder{R"({"model_type":"gpt2","n_layer":1,"n_embd":9,"n_head":2,"vocab_size":16,"n_positions":8})", "",
+                  "allowed: a divisor of the width"},
+        BadFolder{kGptConfig, "{}", "has no object 'weight_map'"}, BadFolder{kGptConfig, R"({"weight_map":{}})", "is empty"},
+        BadFolder{kGptConfig, R"({"weight_map":{"a":1}})", "is 1 for 'a'; allowed: a file name"},
+        BadFolder{kGptConfig, R"({"weight_map":{"a":"../secret"}})",
+                  "names the file \"../secret\"; allowed: a file of the same folder"},
+        BadFolder{kGptConfig, R"({"weight_map":{"a":"absent.safetensors"}})", "absent.safetensors"}));
 
 TEST_F(Repositories, ImportDoesNotReadPickles) {
   Put("hf/config.json", kGptConfig);
   Put("hf/pytorch_model.bin", "x");
   ImportReport report;
-  EXPECT_THAT(MessageOf(Import(root_ + "/hf", "", &report)), HasSubstr("pytorch_model.bin is a pickle, which can run code when it is read"));
+  EXPECT_THAT(MessageOf(Import(root_ + "/hf", "", &report)),
+              HasSubstr("pytorch_model.bin is a pickle, which can run code when it is read"));
   fs::remove(root_ + "/hf/pytorch_model.bin");
   EXPECT_EQ(Import(root_ + "/hf", "", &report).code(), StatusCode::kNotFound);
   EXPECT_EQ(Import(root_ + "/absent", kTinyGpt, &report).code(), StatusCode::kNotFound);

@@ -1,5 +1,5 @@
-// Residual networks (He et al., Deep Residual Learning for Image Recognition, CVPR 2016), with the stride in the 3x3 convolution of a
-// bottleneck and the parameter names of torchvision's checkpoints.
+// Residual networks (He et al., Deep Residual Learning for Image Recognition, CVPR 2016), with the stride in the 3x3 convolution
+// of a bottleneck and the parameter names of torchvision's checkpoints.
 #include <cmath>
 
 #include "model/family.h"
@@ -29,7 +29,7 @@ const Depth& DepthOf(int64_t depth) {
 }
 
 struct BlockOptions {
-  int64_t channels = 0;      // inside of the block
+  int64_t channels = 0;  // inside of the block
   int64_t out_channels = 0;
   int64_t stride = 1;
   bool bottleneck = false;

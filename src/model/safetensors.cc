@@ -24,7 +24,8 @@ Status ReadAt(int fd, const std::string& path, int64_t offset_bytes, std::span<s
   while (done < target.size()) {
     const ssize_t got = ::pread(fd, target.data() + done, target.size() - done, offset_bytes + static_cast<int64_t>(done));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoError(errno, fmt::format("reading '{}' at byte {}", path, offset_bytes + static_cast<int64_t>(done)));
+    if (got < 0)
+      return ErrnoError(errno, fmt::format("reading '{}' at byte {}", path, offset_bytes + static_cast<int64_t>(done)));
     if (got == 0) {
       return DataLoss("'{}' ends at byte {} where {} more were expected; it was changed while it was open", path,
                       offset_bytes + static_cast<int64_t>(done), target.size() - done);
@@ -39,7 +40,8 @@ StatusOr<int64_t> SizeOfPlan(const TensorPlan& plan) {
   if (size == 0) return InvalidArgument("tensor '{}' has a type that safetensors does not have", plan.name);
   for (const int64_t dim : plan.shape) {
     if (dim < 0 || __builtin_mul_overflow(size, dim, &size)) {
-      return InvalidArgument("tensor '{}' has the dimension {}; allowed: 0 or more, and fewer than 2^63 bytes in all", plan.name, dim);
+      return InvalidArgument("tensor '{}' has the dimension {}; allowed: 0 or more, and fewer than 2^63 bytes in all", plan.name,
+                             dim);
     }
   }
   return size;
@@ -122,7 +124,8 @@ Status SafetensorsFile::Read(const TensorEntry& tensor, std::span<std::byte> tar
 Status SafetensorsFile::ReadPart(const TensorEntry& tensor, int64_t begin_bytes, std::span<std::byte> target) const {
   const int64_t size = static_cast<int64_t>(target.size());
   if (begin_bytes < 0 || begin_bytes > tensor.size_bytes || size > tensor.size_bytes - begin_bytes) {
-    return OutOfRange("{} bytes from byte {} of tensor '{}' were asked for; it has {}", size, begin_bytes, tensor.name, tensor.size_bytes);
+    return OutOfRange("{} bytes from byte {} of tensor '{}' were asked for; it has {}", size, begin_bytes, tensor.name,
+                      tensor.size_bytes);
   }
   return ReadAt(fd_.get(), path_, tensor.offset_bytes + begin_bytes, target);
 }
@@ -138,7 +141,8 @@ StatusOr<const TensorEntry*> SafetensorsFile::Find(const std::string& name) cons
   return NotFound("'{}' has no tensor '{}'{}", path_, name, nearest.empty() ? "" : fmt::format("; the nearest is '{}'", nearest));
 }
 
-StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path, std::span<const TensorPlan> tensors,
+StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path,
+                                                                       std::span<const TensorPlan> tensors,
                                                                        const std::map<std::string, std::string>& metadata) {
   static std::atomic<uint64_t> counter{0};
   int64_t data_bytes = 0;
@@ -177,7 +181,8 @@ Status SafetensorsWriter::Append(std::span<const std::byte> data) {
 Status SafetensorsWriter::Finish() {
   if (left_bytes_ != 0) return FailedPrecondition("'{}' lacks {} bytes of its tensors", path_, left_bytes_);
   if (::fsync(fd_.get()) != 0) return ErrnoError(errno, fmt::format("flushing '{}'", temporary_));
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, fmt::format("renaming '{}' to '{}'", temporary_, path_));
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0)
+    return ErrnoError(errno, fmt::format("renaming '{}' to '{}'", temporary_, path_));
   fd_.reset();
   return {};
 }
@@ -189,7 +194,8 @@ Status WriteSafetensors(const std::string& path, std::span<const TensorToWrite> 
     plans.push_back({tensor.name, tensor.dtype, tensor.shape});
     TIDEPOOL_ASSIGN_OR_RETURN(const int64_t size, SizeOfPlan(plans.back()));
     if (size != static_cast<int64_t>(tensor.data.size())) {
-      return InvalidArgument("tensor '{}' has {} bytes by its shape and type but {} were given", tensor.name, size, tensor.data.size());
+      return InvalidArgument("tensor '{}' has {} bytes by its shape and type but {} were given", tensor.name, size,
+                             tensor.data.size());
     }
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer, SafetensorsWriter::Create(path, plans, metadata));

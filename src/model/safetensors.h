@@ -1,8 +1,9 @@
 // Reader and writer of safetensors files, to the byte.
 //
 // Format: u64 little-endian header length (at most 100,000,000), a JSON object starting with '{' and optionally padded with
-// trailing spaces, then the data buffer. Per tensor {dtype, shape, data_offsets [begin, end)} relative to the buffer; "__metadata__"
-// maps strings to strings. No holes, no overlap, no duplicate keys. A header that breaks a rule is refused with the reason.
+// trailing spaces, then the data buffer. Per tensor {dtype, shape, data_offsets [begin, end)} relative to the buffer;
+// "__metadata__" maps strings to strings. No holes, no overlap, no duplicate keys. A header that breaks a rule is refused with
+// the reason.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// Parsing of safetensors headers. The JSON comes from anywhere: it is read as a stream of events, so that duplicate keys are seen,
-// nesting is limited, and nothing is built that the format does not have.
+// Parsing of safetensors headers. The JSON comes from anywhere: it is read as a stream of events, so that duplicate keys are
+// seen, nesting is limited, and nothing is built that the format does not have.
 #include <algorithm>
 #include <cstring>
 #include <set>
@@ -127,7 +127,10 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
       return true;
     }
     RawTensor& tensor = tensors.back();
-    bool* seen = value == "dtype" ? &tensor.has_dtype : value == "shape" ? &tensor.has_shape : value == "data_offsets" ? &tensor.has_offsets : nullptr;
+    bool* seen = value == "dtype"          ? &tensor.has_dtype
+                 : value == "shape"        ? &tensor.has_shape
+                 : value == "data_offsets" ? &tensor.has_offsets
+                                           : nullptr;
     if (seen == nullptr) {
       return Fail("tensor '{}' has the key '{}'; allowed: dtype, shape, data_offsets", Shown(tensor.entry.name), Shown(value));
     }
@@ -158,7 +161,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
         return Fail("{} of tensor '{}' is {}; allowed: {}", key_, Shown(tensors.back().entry.name), what,
                     key_ == "dtype" ? "a string" : "a list of numbers");
       default:
-        return Fail("{} of tensor '{}' holds {}; allowed: numbers from 0 to 2^63-1", key_, Shown(tensors.back().entry.name), what);
+        return Fail("{} of tensor '{}' holds {}; allowed: numbers from 0 to 2^63-1", key_, Shown(tensors.back().entry.name),
+                    what);
     }
   }
 
@@ -197,7 +201,8 @@ Status Complete(RawTensor* raw, int64_t data_offset_bytes, int64_t buffer_bytes)
 
 StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> prefix, int64_t file_bytes) {
   if (file_bytes < 8 || prefix.size() < 8) {
-    return InvalidArgument("{} bytes are too few for a safetensors file; allowed: at least 8", std::min<int64_t>(file_bytes, static_cast<int64_t>(prefix.size())));
+    return InvalidArgument("{} bytes are too few for a safetensors file; allowed: at least 8",
+                           std::min<int64_t>(file_bytes, static_cast<int64_t>(prefix.size())));
   }
   uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | std::to_integer<uint64_t>(prefix[i]);
@@ -213,7 +218,8 @@ StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> pr
   size_t used = length;
   while (text[used - 1] == ' ') --used;
   if (text[used - 1] != '}') {
-    return InvalidArgument("the header ends with byte 0x{:02x}; allowed: '}}', then spaces", static_cast<unsigned char>(text[used - 1]));
+    return InvalidArgument("the header ends with byte 0x{:02x}; allowed: '}}', then spaces",
+                           static_cast<unsigned char>(text[used - 1]));
   }
 
   HeaderReader reader;

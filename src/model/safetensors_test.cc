@@ -55,7 +55,8 @@ class SafetensorsFiles : public ::testing::Test {
 
 TEST(SafetensorsHeader, ReadsEveryField) {
   const StatusOr<SafetensorsHeader> header =
-      Parse(Image("{\"__metadata__\":{\"format\":\"pt\"}," + Entry("b", "I64", "[1]", "[4,12]") + "," + Entry("a", "F16", "[2,1]", "[0,4]") + "}   ",
+      Parse(Image("{\"__metadata__\":{\"format\":\"pt\"}," + Entry("b", "I64", "[1]", "[4,12]") + "," +
+                      Entry("a", "F16", "[2,1]", "[0,4]") + "}   ",
                   std::string(12, 'x')));
   ASSERT_TRUE(header.ok()) << ToString(header.status());
   EXPECT_EQ(header->metadata, (std::map<std::string, std::string>{{"format", "pt"}}));
@@ -69,8 +70,10 @@ TEST(SafetensorsHeader, ReadsEveryField) {
 }
 
 TEST(SafetensorsHeader, ReadsScalarsAndEmptyTensors) {
-  const auto header = Parse(Image("{" + Entry("full", "U8", "[]", "[0,1]") + "," + Entry("none", "F32", "[3,0,9223372036854775807]", "[0,0]") + "," +
-                                      Entry("end", "F64", "[0]", "[1,1]") + "}", "x"));
+  const auto header =
+      Parse(Image("{" + Entry("full", "U8", "[]", "[0,1]") + "," + Entry("none", "F32", "[3,0,9223372036854775807]", "[0,0]") +
+                      "," + Entry("end", "F64", "[0]", "[1,1]") + "}",
+                  "x"));
   ASSERT_TRUE(header.ok()) << ToString(header.status());
   EXPECT_EQ(header->tensors.size(), 3u);
   EXPECT_TRUE(Parse(Image("{}", "")).ok());
@@ -88,7 +91,9 @@ TEST_P(HostileHeaders, AreRefusedWithTheReason) {
   EXPECT_THAT(MessageOf(header.status()), HasSubstr(GetParam().text));
 }
 
-std::string OneTensor(const std::string& entry, size_t data_bytes = 4) { return Image("{" + entry + "}", std::string(data_bytes, 'x')); }
+std::string OneTensor(const std::string& entry, size_t data_bytes = 4) {
+  return Image("{" + entry + "}", std::string(data_bytes, 'x'));
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Safetensors, HostileHeaders,
@@ -98,17 +103,22 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{std::string("\x01\xe1\xf5\x05\0\0\0\0", 8), "the header has 100000001 bytes; allowed: 100000000"},
         Refusal{std::string("\x09\0\0\0\0\0\0\0{}", 10), "the header has 9 bytes but only 2 follow"},
         Refusal{std::string(8, '\0'), "the header does not start with '{'"}, Refusal{Image(" {}", ""), "does not start with '{'"},
-        Refusal{Image("\xef\xbb\xbf{}", ""), "does not start with '{'"}, Refusal{Image("{}\n", ""), "ends with byte 0x0a; allowed: '}', then spaces"},
+        Refusal{Image("\xef\xbb\xbf{}", ""), "does not start with '{'"},
+        Refusal{Image("{}\n", ""), "ends with byte 0x0a; allowed: '}', then spaces"},
         Refusal{Image("{} x", ""), "ends with byte 0x78"}, Refusal{Image("{}{}", ""), "is not JSON at byte"},
-        Refusal{Image("{\"a\" 1}", ""), "the header is not JSON at byte"}, Refusal{Image("{\"\xff\":{}}", ""), "the header is not JSON at byte"},
-        Refusal{Image("{/**/}", ""), "the header is not JSON"}, Refusal{Image("{\"a\":1}", ""), "'a' is the number 1; allowed: an object"},
-        Refusal{Image("{\"a\":[]}", ""), "'a' is an array; allowed: an object"}, Refusal{Image("{\"a\":null}", ""), "'a' is null"},
-        Refusal{Image("{\"a\":true}", ""), "'a' is a boolean"}, Refusal{Image("{\"a\":\"b\"}", ""), "'a' is a string"},
+        Refusal{Image("{\"a\" 1}", ""), "the header is not JSON at byte"},
+        Refusal{Image("{\"\xff\":{}}", ""), "the header is not JSON at byte"},
+        Refusal{Image("{/**/}", ""), "the header is not JSON"},
+        Refusal{Image("{\"a\":1}", ""), "'a' is the number 1; allowed: an object"},
+        Refusal{Image("{\"a\":[]}", ""), "'a' is an array; allowed: an object"},
+        Refusal{Image("{\"a\":null}", ""), "'a' is null"}, Refusal{Image("{\"a\":true}", ""), "'a' is a boolean"},
+        Refusal{Image("{\"a\":\"b\"}", ""), "'a' is a string"},
         Refusal{Image("{\"__metadata__\":{\"a\":1}}", ""), "'a' of __metadata__ is the number 1; allowed: a string"},
         Refusal{Image("{\"__metadata__\":{\"a\":{}}}", ""), "'a' of __metadata__ is an object; allowed: a string"},
         Refusal{Image("{\"__metadata__\":{\"a\":\"1\",\"a\":\"2\"}}", ""), "metadata key 'a' appears twice"},
         Refusal{Image("{\"__metadata__\":{},\"__metadata__\":{}}", ""), "key '__metadata__' appears twice"},
-        Refusal{Image("{" + Entry("a", "U8", "[4]", "[0,4]") + "," + Entry("a", "U8", "[4]", "[0,4]") + "}", "1234"), "key 'a' appears twice"},
+        Refusal{Image("{" + Entry("a", "U8", "[4]", "[0,4]") + "," + Entry("a", "U8", "[4]", "[0,4]") + "}", "1234"),
+                "key 'a' appears twice"},
         Refusal{OneTensor("\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}"), "key 'dtype' of tensor 'a' appears twice"},
         Refusal{OneTensor("\"a\":{\"dtype\":\"F32\",\"shape\":[1]}"), "tensor 'a' has no data_offsets"},
         Refusal{OneTensor("\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}"), "tensor 'a' has no dtype"},
@@ -117,24 +127,30 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{OneTensor(Entry("a", "F31", "[1]", "[0,4]")), "tensor 'a': dtype 'F31' is not supported"},
         Refusal{OneTensor("\"a\":{\"dtype\":7}"), "dtype of tensor 'a' is the number 7; allowed: a string"},
         Refusal{OneTensor("\"a\":{\"shape\":\"1\"}"), "shape of tensor 'a' is a string; allowed: a list of numbers"},
-        Refusal{OneTensor(Entry("a", "F32", "[-1]", "[0,4]")), "shape of tensor 'a' holds the negative number -1; allowed: numbers from 0"},
+        Refusal{OneTensor(Entry("a", "F32", "[-1]", "[0,4]")),
+                "shape of tensor 'a' holds the negative number -1; allowed: numbers from 0"},
         Refusal{OneTensor(Entry("a", "F32", "[1.5]", "[0,4]")), "holds the number 1.5"},
         Refusal{OneTensor(Entry("a", "F32", "[9223372036854775808]", "[0,4]")), "holds the number 9223372036854775808"},
         Refusal{OneTensor(Entry("a", "F32", "[99999999999999999999999]", "[0,4]")), "holds the number 99999999999999999999999"},
         Refusal{OneTensor(Entry("a", "F32", "[1e999]", "[0,4]")), "the header is not JSON at byte"},
         Refusal{OneTensor(Entry("a", "F32", "[[1]]", "[0,4]")), "shape of tensor 'a' holds an array"},
         Refusal{OneTensor(Entry("a", "F32", "[{}]", "[0,4]")), "shape of tensor 'a' holds an object"},
-        Refusal{OneTensor(Entry("a", "F32", "[4294967296,4294967296,4294967296]", "[0,4]")), "the shape of tensor 'a' overflows 64 bits"},
+        Refusal{OneTensor(Entry("a", "F32", "[4294967296,4294967296,4294967296]", "[0,4]")),
+                "the shape of tensor 'a' overflows 64 bits"},
         Refusal{OneTensor(Entry("a", "F64", "[2305843009213693952]", "[0,4]")), "the shape of tensor 'a' overflows 64 bits"},
-        Refusal{OneTensor(Entry("a", "F32", "[2]", "[0,4]")), "tensor 'a' has 8 bytes by its shape and type but 4 by its data_offsets"},
+        Refusal{OneTensor(Entry("a", "F32", "[2]", "[0,4]")),
+                "tensor 'a' has 8 bytes by its shape and type but 4 by its data_offsets"},
         Refusal{OneTensor(Entry("a", "F32", "[1]", "[4,0]")), "tensor 'a' begins at 4 and ends at 0, before it begins"},
         Refusal{OneTensor(Entry("a", "F32", "[1]", "[4,8]")), "tensor 'a' ends at 8; allowed: the buffer's 4 bytes"},
         Refusal{OneTensor(Entry("a", "F32", "[1]", "[0,18446744073709551615]")), "tensor 'a' ends at 18446744073709551615"},
         Refusal{OneTensor(Entry("a", "F32", "[1]", "[0]")), "data_offsets of tensor 'a' has 1 numbers; allowed: 2"},
         Refusal{OneTensor(Entry("a", "F32", "[1]", "[0,4,8]")), "data_offsets of tensor 'a' has more than 2 numbers"},
-        Refusal{OneTensor(Entry("a", "U8", "[2]", "[1,3]"), 3), "tensor 'a' begins at 1 where 0 ends the tensors before it: a hole"},
-        Refusal{OneTensor(Entry("a", "U8", "[2]", "[0,2]") + "," + Entry("b", "U8", "[1]", "[3,4]")), "tensor 'b' begins at 3 where 2 ends the tensors before it: a hole"},
-        Refusal{OneTensor(Entry("a", "U8", "[3]", "[0,3]") + "," + Entry("b", "U8", "[2]", "[2,4]")), "tensor 'b' begins at 2 where 3 ends the tensors before it: an overlap"},
+        Refusal{OneTensor(Entry("a", "U8", "[2]", "[1,3]"), 3),
+                "tensor 'a' begins at 1 where 0 ends the tensors before it: a hole"},
+        Refusal{OneTensor(Entry("a", "U8", "[2]", "[0,2]") + "," + Entry("b", "U8", "[1]", "[3,4]")),
+                "tensor 'b' begins at 3 where 2 ends the tensors before it: a hole"},
+        Refusal{OneTensor(Entry("a", "U8", "[3]", "[0,3]") + "," + Entry("b", "U8", "[2]", "[2,4]")),
+                "tensor 'b' begins at 2 where 3 ends the tensors before it: an overlap"},
         Refusal{OneTensor(Entry("a", "U8", "[3]", "[0,3]")), "1 bytes follow the last tensor; allowed: none"},
         Refusal{Image("{}", "x"), "1 bytes follow the last tensor; allowed: none"}));
 
@@ -149,15 +165,17 @@ TEST(SafetensorsHeader, RefusesDeepNestingWithoutFollowingIt) {
 TEST(SafetensorsHeader, RefusesTooManyDimensionsAndShortensLongNames) {
   std::string shape = "[1";
   for (int i = 0; i < 64; ++i) shape += ",1";
-  EXPECT_THAT(MessageOf(Parse(OneTensor(Entry("a", "F32", shape + "]", "[0,4]"))).status()), HasSubstr("tensor 'a' has more than 64 dimensions"));
+  EXPECT_THAT(MessageOf(Parse(OneTensor(Entry("a", "F32", shape + "]", "[0,4]"))).status()),
+              HasSubstr("tensor 'a' has more than 64 dimensions"));
   const std::string message = MessageOf(Parse(OneTensor(Entry(std::string(1'000'000, 'n'), "F31", "[1]", "[0,4]"))).status());
   EXPECT_LT(message.size(), 300u);
 }
 
 TEST(SafetensorsHeader, SurvivesRandomDamage) {
-  const std::string good = Image("{\"__metadata__\":{\"format\":\"pt\"}," + Entry("layer.weight", "F32", "[2,3]", "[0,24]") + "," +
-                                     Entry("layer.bias", "I64", "[2]", "[24,40]") + "," + Entry("s", "BOOL", "[]", "[40,41]") + "}  ",
-                                 std::string(41, 'd'));
+  const std::string good =
+      Image("{\"__metadata__\":{\"format\":\"pt\"}," + Entry("layer.weight", "F32", "[2,3]", "[0,24]") + "," +
+                Entry("layer.bias", "I64", "[2]", "[24,40]") + "," + Entry("s", "BOOL", "[]", "[40,41]") + "}  ",
+            std::string(41, 'd'));
   ASSERT_TRUE(Parse(good).ok());
   std::mt19937 random(20240607);
   const std::string tokens = "{}[]\":,0123456789-.eE \\u\xff\0antf";
@@ -196,7 +214,8 @@ TEST_F(SafetensorsFiles, ReadBackWhatWasWritten) {
   std::vector<float> a(12);
   std::iota(a.begin(), a.end(), 0.5f);
   const std::vector<int64_t> b = {7};
-  const std::vector<TensorToWrite> tensors = {{"b", DType::kI64, {}, std::as_bytes(std::span(b))}, {"a", DType::kF32, {3, 4}, std::as_bytes(std::span(a))},
+  const std::vector<TensorToWrite> tensors = {{"b", DType::kI64, {}, std::as_bytes(std::span(b))},
+                                              {"a", DType::kF32, {3, 4}, std::as_bytes(std::span(a))},
                                               {"none", DType::kBF16, {0, 2}, {}}};
   ASSERT_TRUE(WriteSafetensors(Path("x"), tensors, {{"k", "v\n\"\\"}}).ok());
   const auto file = SafetensorsFile::Open(Path("x"));
@@ -211,8 +230,10 @@ TEST_F(SafetensorsFiles, ReadBackWhatWasWritten) {
   std::vector<float> part(2);
   ASSERT_TRUE((*file)->ReadPart(*entry, 8, std::as_writable_bytes(std::span(part))).ok());
   EXPECT_EQ(part, (std::vector<float>{2.5f, 3.5f}));
-  EXPECT_THAT(MessageOf((*file)->ReadPart(*entry, 44, std::as_writable_bytes(std::span(part)))), HasSubstr("8 bytes from byte 44 of tensor 'a' were asked for; it has 48"));
-  EXPECT_THAT(MessageOf((*file)->Read(*entry, std::as_writable_bytes(std::span(part)))), HasSubstr("tensor 'a' has 48 bytes but the target has 8"));
+  EXPECT_THAT(MessageOf((*file)->ReadPart(*entry, 44, std::as_writable_bytes(std::span(part)))),
+              HasSubstr("8 bytes from byte 44 of tensor 'a' were asked for; it has 48"));
+  EXPECT_THAT(MessageOf((*file)->Read(*entry, std::as_writable_bytes(std::span(part)))),
+              HasSubstr("tensor 'a' has 48 bytes but the target has 8"));
 }
 
 TEST_F(SafetensorsFiles, AreWrittenToTheByte) {
@@ -258,8 +279,11 @@ TEST_F(SafetensorsFiles, ThatCannotBeOpenedSayWhy) {
 TEST_F(SafetensorsFiles, AreNotWrittenIfAFaultIsFound) {
   const std::string data = "abcd";
   const auto bytes = std::as_bytes(std::span(data));
-  const auto error = [&](const std::vector<TensorToWrite>& tensors) { return MessageOf(WriteSafetensors(Path("x"), tensors, {})); };
-  EXPECT_THAT(error({{"t", DType::kF32, {2}, bytes}}), HasSubstr("tensor 't' has 8 bytes by its shape and type but 4 were given"));
+  const auto error = [&](const std::vector<TensorToWrite>& tensors) {
+    return MessageOf(WriteSafetensors(Path("x"), tensors, {}));
+  };
+  EXPECT_THAT(error({{"t", DType::kF32, {2}, bytes}}),
+              HasSubstr("tensor 't' has 8 bytes by its shape and type but 4 were given"));
   EXPECT_THAT(error({{"t", DType::kU8, {4}, bytes}, {"t", DType::kU8, {4}, bytes}}), HasSubstr("two tensors are called 't'"));
   EXPECT_THAT(error({{"__metadata__", DType::kU8, {4}, bytes}}), HasSubstr("cannot be called '__metadata__'"));
   EXPECT_THAT(error({{"t", DType::kU8, {-4}, bytes}}), HasSubstr("has the dimension -4"));

@@ -76,7 +76,8 @@ Status FillOnes(const Param& param, std::span<std::byte> target) {
     return {};
   }
   const bool integer = param.dtype == DType::kI64 || param.dtype == DType::kI32 || param.dtype == DType::kU8;
-  if (!integer) return InvalidArgument("parameter '{}' of type {} cannot start as ones", param.name, SafetensorsName(param.dtype));
+  if (!integer)
+    return InvalidArgument("parameter '{}' of type {} cannot start as ones", param.name, SafetensorsName(param.dtype));
   std::memset(target.data(), 0, target.size());
   for (size_t i = 0; i < target.size(); i += static_cast<size_t>(SizeOf(param.dtype))) target[i] = std::byte{1};
   return {};
@@ -112,7 +113,8 @@ Status FillSeeded(const Param& param, uint64_t seed, int64_t first_element, std:
   }
   if (param.init.rule == Init::Rule::kOnes) return FillOnes(param, target);
   if (param.dtype != DType::kF32) {
-    return InvalidArgument("parameter '{}' of type {} cannot start at random; allowed: F32", param.name, SafetensorsName(param.dtype));
+    return InvalidArgument("parameter '{}' of type {} cannot start at random; allowed: F32", param.name,
+                           SafetensorsName(param.dtype));
   }
   const uint64_t key = StreamKey(seed, param.name);
   const uint64_t first = static_cast<uint64_t>(first_element);

@@ -1,5 +1,6 @@
-// Seeded initial weights. Every element is a function of (seed, parameter name, index) alone, computed with integer arithmetic, the
-// four basic operations and square roots, which IEEE 754 fixes to the bit: the same seed gives the same bytes on every machine, in any order.
+// Seeded initial weights. Every element is a function of (seed, parameter name, index) alone, computed with integer arithmetic,
+// the four basic operations and square roots, which IEEE 754 fixes to the bit: the same seed gives the same bytes on every
+// machine, in any order.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,9 @@
 #include "model/weights_file.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <numeric>
-
-#include <fmt/ranges.h>
 
 #include "model/families.h"
 
@@ -19,7 +19,8 @@ std::vector<ParamId> FileOrder(const Graph& graph) {
 
 StatusOr<std::unique_ptr<SafetensorsWriter>> CreateWeightsFile(const std::string& path, const Graph& graph) {
   std::vector<TensorPlan> plans;
-  for (const ParamId id : FileOrder(graph)) plans.push_back({graph.params[id].name, graph.params[id].dtype, graph.params[id].shape});
+  for (const ParamId id : FileOrder(graph))
+    plans.push_back({graph.params[id].name, graph.params[id].dtype, graph.params[id].shape});
   // Hugging Face's readers want "format".
   return SafetensorsWriter::Create(path, plans, {{"format", "pt"}, {"tidepool.spec", ToText(Spec{graph.family, graph.config})}});
 }

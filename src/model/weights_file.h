@@ -10,7 +10,8 @@
 
 namespace tidepool::model {
 
-// The order of parameters in a file: that of the graph, but wider elements first, so that every tensor is aligned to its elements.
+// The order of parameters in a file: that of the graph, but wider elements first, so that every tensor is aligned to its
+// elements.
 std::vector<ParamId> FileOrder(const Graph& graph);
 
 // A writer for all parameters of `graph` in FileOrder.

@@ -47,7 +47,8 @@ TEST(SeededWeights, DoNotDependOnHowTheTensorIsCut) {
   for (const int64_t first : {0, 1, 2, 7, 998, 999}) {
     for (const size_t count : {size_t{0}, size_t{1}, size_t{2}, size_t{3}, size_t{100}}) {
       if (first + static_cast<int64_t>(count) > 1000) continue;
-      EXPECT_EQ(Fill(param, 1, first, count), std::vector<float>(whole.begin() + first, whole.begin() + first + static_cast<int64_t>(count)));
+      EXPECT_EQ(Fill(param, 1, first, count),
+                std::vector<float>(whole.begin() + first, whole.begin() + first + static_cast<int64_t>(count)));
     }
   }
 }
@@ -108,14 +109,17 @@ TEST(SeededWeights, StartNormsAndCountersAsTheyMust) {
   EXPECT_EQ(first("bn1.running_mean"), (std::vector<float>{0, 0}));
   EXPECT_EQ(first("bn1.running_var"), (std::vector<float>{1, 1}));
   int64_t counter = 7;
-  ASSERT_TRUE(FillSeeded(graph.params[*graph.FindParam("bn1.num_batches_tracked")], 5, 0, std::as_writable_bytes(std::span(&counter, 1))).ok());
+  ASSERT_TRUE(
+      FillSeeded(graph.params[*graph.FindParam("bn1.num_batches_tracked")], 5, 0, std::as_writable_bytes(std::span(&counter, 1)))
+          .ok());
   EXPECT_EQ(counter, 0);
 }
 
 TEST(SeededWeights, RefuseTypesThatHaveNoRandomNumbers) {
   std::vector<std::byte> bytes(8);
   const Param param{.name = "w", .dtype = DType::kI64, .shape = {1}, .init = {Init::Rule::kNormal, 1}};
-  EXPECT_THAT(MessageOf(FillSeeded(param, 0, 0, bytes)), HasSubstr("parameter 'w' of type I64 cannot start at random; allowed: F32"));
+  EXPECT_THAT(MessageOf(FillSeeded(param, 0, 0, bytes)),
+              HasSubstr("parameter 'w' of type I64 cannot start at random; allowed: F32"));
   const Param ones{.name = "w", .dtype = DType::kF16, .shape = {4}, .init = {Init::Rule::kOnes, 0}};
   EXPECT_THAT(MessageOf(FillSeeded(ones, 0, 0, bytes)), HasSubstr("parameter 'w' of type F16 cannot start as ones"));
 }
