@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 
 namespace tidepool {
@@ -59,7 +60,8 @@ StatusOr<std::string> ReadFile(const std::string& path, int64_t limit_bytes) {
 }
 
 Status WriteFileAtomically(const std::string& path, std::string_view content) {
-  const std::string temporary = fmt::format("{}.tmp.{}", path, ::getpid());
+  static std::atomic<uint64_t> counter{0};
+  const std::string temporary = fmt::format("{}.tmp.{}.{}", path, ::getpid(), counter.fetch_add(1));
   UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!fd.valid()) return ErrnoError(errno, fmt::format("creating '{}'", temporary));
   auto fail = [&](const std::string& what) {

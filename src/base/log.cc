@@ -1,6 +1,5 @@
 #include "base/log.h"
 
-#include <absl/time/clock.h>
 #include <absl/time/time.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -8,10 +7,13 @@
 
 #include <memory>
 
+#include "base/clock.h"
 #include "base/text.h"
 
 namespace tidepool {
 namespace {
+
+constexpr const char* kTextPattern = "%Y-%m-%dT%H:%M:%S.%eZ %l %v";
 
 struct Logger {
   std::shared_ptr<spdlog::logger> sink;
@@ -23,7 +25,7 @@ Logger& TheLogger() {
   static Logger* logger = [] {
     auto* made = new Logger;
     made->sink = std::make_shared<spdlog::logger>("tidepool", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    made->sink->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+    made->sink->set_pattern(kTextPattern, spdlog::pattern_time_type::utc);
     return made;
   }();
   return *logger;
@@ -86,7 +88,7 @@ Status InitLogging(const LogOptions& options) {
   logger.process = options.process;
   logger.sink->set_level(SpdlogLevel(options.level));
   logger.sink->flush_on(spdlog::level::info);
-  logger.sink->set_pattern(options.format == LogFormat::kJson ? "%v" : "%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+  logger.sink->set_pattern(options.format == LogFormat::kJson ? "%v" : kTextPattern, spdlog::pattern_time_type::utc);
   return {};
 }
 
@@ -97,7 +99,7 @@ void Log(LogLevel level, std::string_view event, LogFields fields) {
   if (!logger.sink->should_log(SpdlogLevel(level))) return;
   std::string line;
   if (logger.format == LogFormat::kJson) {
-    const auto now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+    const auto now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", Clock::Real()->Now(), absl::UTCTimeZone());
     line = fmt::format(R"({{"time":"{}","level":"{}","event":{})", now, Name(level), JsonQuoted(event));
     if (!logger.process.empty()) line += fmt::format(R"(,"process":{})", JsonQuoted(logger.process));
     for (const auto& [key, value] : fields) {
@@ -105,7 +107,9 @@ void Log(LogLevel level, std::string_view event, LogFields fields) {
     }
     line += '}';
   } else {
-    line = logger.process.empty() ? fmt::format("{}", event) : fmt::format("[{}] {}", logger.process, event);
+    const bool one_line = event.find_first_of("\r\n") == std::string_view::npos;
+    line = one_line ? std::string(event) : JsonQuoted(event);
+    if (!logger.process.empty()) line = fmt::format("[{}] {}", logger.process, line);
     for (const auto& [key, value] : fields) {
       line += fmt::format(" {}={}", key, NeedsQuotes(value.text()) ? JsonQuoted(value.text()) : value.text());
     }

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -27,7 +28,7 @@ struct LogOptions {
   std::string file;     // empty: stderr
   std::string process;  // "node", "worker", "train": a field of every line
 };
-// Call once at start-up; before that, text lines of level info and above go to stderr.
+// Call once at start-up, before other threads log; before that, text lines of level info and above go to stderr. Times are UTC.
 Status InitLogging(const LogOptions& options);
 bool LogEnabled(LogLevel level);
 
@@ -38,7 +39,7 @@ class LogValue {
   LogValue(const std::string& text) : text_(text), is_text_(true) {}
   LogValue(const char* text) : text_(text), is_text_(true) {}
   LogValue(bool value) : text_(value ? "true" : "false") {}
-  LogValue(double value) : text_(fmt::format("{:.6g}", value)) {}
+  LogValue(double value) : text_(fmt::format("{:.6g}", value)), is_text_(!std::isfinite(value)) {}
   template <typename T, typename = std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bool>>>
   LogValue(T value) : text_(fmt::format("{}", value)) {}
   LogValue(const Status& status) : text_(ToString(status)), is_text_(true) {}

@@ -1,9 +1,11 @@
 #include "base/process.h"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,7 +20,9 @@ extern char** environ;
 namespace tidepool {
 namespace {
 
-// Runs in the child between fork and exec: only async-signal-safe calls.
+constexpr size_t kMaxDescriptors = 32;
+
+// Runs in the child between fork and exec, with all signals blocked: only async-signal-safe calls.
 [[noreturn]] void ExecChild(const ProcessOptions& options, char* const* arguments, char* const* environment, int stdout_fd,
                             int error_fd, int parent) {
   auto fail = [&] {
@@ -29,45 +33,68 @@ namespace {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) ::_exit(127);  // the parent died before the line above
   if (options.new_process_group) ::setpgid(0, 0);
+  // The parent's handlers must not run here: they would act on the parent's state. What it ignores stays ignored, but for
+  // SIGPIPE.
+  for (int signal = 1; signal < NSIG; ++signal) {
+    struct sigaction action;
+    if (::sigaction(signal, nullptr, &action) != 0) continue;
+    if (action.sa_handler != SIG_IGN || signal == SIGPIPE) ::signal(signal, SIG_DFL);
+  }
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  ::signal(SIGPIPE, SIG_DFL);
   if (!options.working_directory.empty() && ::chdir(options.working_directory.c_str()) != 0) fail();
-  if (stdout_fd >= 0 && ::dup2(stdout_fd, STDOUT_FILENO) < 0) fail();
 
+  // Libraries may have opened descriptors without close-on-exec. Old kernels refuse; then only those are inherited.
+  ::syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
+  std::pair<int, int> wanted[kMaxDescriptors + 1];
+  size_t count = 0;
+  if (stdout_fd >= 0) wanted[count++] = {stdout_fd, STDOUT_FILENO};
+  for (const auto& descriptor : options.descriptors) wanted[count++] = descriptor;
   // Move everything that is passed on out of the way of its targets first, then into place.
-  int high = error_fd;
-  for (const auto& [ours, target] : options.descriptors) high = std::max({high, ours, target});
+  int high = std::max(error_fd, 2);
+  for (size_t i = 0; i < count; ++i) high = std::max({high, wanted[i].first, wanted[i].second});
   const int safe_error = ::fcntl(error_fd, F_DUPFD_CLOEXEC, high + 1);
   if (safe_error < 0) fail();
   error_fd = safe_error;
-  int moved[32];
-  if (options.descriptors.size() > 32) {
-    errno = E2BIG;
-    fail();
+  for (size_t i = 0; i < count; ++i) {
+    wanted[i].first = ::fcntl(wanted[i].first, F_DUPFD_CLOEXEC, high + 1);
+    if (wanted[i].first < 0) fail();
   }
-  for (size_t i = 0; i < options.descriptors.size(); ++i) {
-    moved[i] = ::fcntl(options.descriptors[i].first, F_DUPFD_CLOEXEC, high + 1);
-    if (moved[i] < 0) fail();
-  }
-  for (size_t i = 0; i < options.descriptors.size(); ++i) {
-    if (::dup2(moved[i], options.descriptors[i].second) < 0) fail();
+  for (size_t i = 0; i < count; ++i) {
+    if (::dup2(wanted[i].first, wanted[i].second) < 0) fail();
   }
   ::execvpe(arguments[0], arguments, environment);
   fail();
   ::_exit(127);
 }
 
+// fork() with all signals blocked in the child until it has put its own dispositions in place.
+int ForkBlocked() {
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int pid = ::fork();
+  const int error = errno;
+  if (pid != 0) ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = error;
+  return pid;
+}
+
 }  // namespace
 
 std::string ExitStatus::Describe() const {
-  if (signalled) return fmt::format("was killed by signal {} ({})", code, ::strsignal(code));
+  if (signalled)
+    return fmt::format("was killed by signal {} ({})", code, ::sigdescr_np(code) != nullptr ? ::sigdescr_np(code) : "unknown");
   return fmt::format("exited with code {}", code);
 }
 
 StatusOr<ChildProcess> ChildProcess::Start(const ProcessOptions& options) {
   if (options.command.empty()) return InvalidArgument("a process needs a command");
+  if (options.descriptors.size() > kMaxDescriptors) {
+    return InvalidArgument("{} descriptors are to be passed to '{}'; allowed: at most {}", options.descriptors.size(),
+                           options.command[0], kMaxDescriptors);
+  }
   std::vector<char*> arguments;
   for (const std::string& argument : options.command) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
@@ -91,7 +118,7 @@ StatusOr<ChildProcess> ChildProcess::Start(const ProcessOptions& options) {
     out_write.reset(pipe_fds[1]);
   }
   const int parent = ::getpid();
-  const int pid = ::fork();
+  const int pid = ForkBlocked();
   if (pid < 0) return ErrnoError(errno, "fork");
   if (pid == 0) ExecChild(options, arguments.data(), environment.data(), out_write.get(), error_write.get(), parent);
 
@@ -103,7 +130,8 @@ StatusOr<ChildProcess> ChildProcess::Start(const ProcessOptions& options) {
     got = ::read(error_read.get(), &error, sizeof(error));
   } while (got < 0 && errno == EINTR);
   if (got == sizeof(error)) {
-    ::waitpid(pid, nullptr, 0);
+    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
     return ErrnoError(error, fmt::format("starting '{}'", options.command[0]));
   }
   ChildProcess child;
@@ -123,8 +151,8 @@ ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
   pid_ = std::exchange(other.pid_, -1);
   pid_fd_ = std::move(other.pid_fd_);
   stdout_ = std::move(other.stdout_);
-  reaped_ = other.reaped_;
-  exit_ = other.exit_;
+  reaped_ = std::exchange(other.reaped_, false);
+  exit_ = std::exchange(other.exit_, {});
   return *this;
 }
 

@@ -18,7 +18,7 @@ namespace tidepool {
 struct ProcessOptions {
   std::vector<std::string> command;                // command[0] is a path, or a name looked up in PATH
   std::map<std::string, std::string> environment;  // added to this process's environment
-  std::vector<std::pair<int, int>> descriptors;    // {ours, number in the child}; all others are closed in the child
+  std::vector<std::pair<int, int>> descriptors;    // {ours, number in the child}; others but 0, 1, 2 are closed there
   bool capture_stdout = false;                     // a pipe, read through stdout_fd()
   bool new_process_group = true;                   // Ctrl-C of the terminal reaches us only
   std::string working_directory;

@@ -50,6 +50,7 @@ Status ErrnoError(int error_number, const std::string& what) {
     case EINVAL:
     case ENAMETOOLONG:
     case ENOTDIR:
+    case EFBIG:
     case EISDIR: code = StatusCode::kInvalidArgument; break;
     case ENOMEM:
     case ENOSPC:
@@ -57,6 +58,7 @@ Status ErrnoError(int error_number, const std::string& what) {
     case ENFILE:
     case EDQUOT: code = StatusCode::kResourceExhausted; break;
     case ETIMEDOUT: code = StatusCode::kDeadlineExceeded; break;
+    case EAGAIN:
     case EPIPE:
     case ECONNRESET:
     case ECONNREFUSED:

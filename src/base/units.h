@@ -23,7 +23,7 @@ std::string FormatBytes(int64_t bytes);
 
 // Accepts "250us", "4ms", "1.5s", "2m", "1h" and "inf". INVALID_ARGUMENT otherwise and for negative values.
 StatusOr<absl::Duration> ParseDuration(std::string_view text);
-// "4.2 ms", "1.50 s".
+// "4.2 ms", "1.50 s". Call it as tidepool::FormatDuration: Abseil has one of the same name.
 std::string FormatDuration(absl::Duration duration);
 
 inline int64_t CeilDiv(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }

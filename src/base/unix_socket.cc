@@ -15,6 +15,7 @@ namespace tidepool {
 namespace {
 
 constexpr size_t kMaxFds = 16;
+constexpr timeval kConnectLimit = {.tv_sec = 5, .tv_usec = 0};
 
 StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   sockaddr_un address{};
@@ -53,7 +54,11 @@ StatusOr<PacketSocket> PacketSocket::Connect(const std::string& path) {
   TIDEPOOL_ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return ErrnoError(errno, "socket");
+  // connect() waits while the listener's backlog is full, for as long as the send limit says.
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kConnectLimit, sizeof(kConnectLimit));
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    if (errno == EAGAIN)
+      return DeadlineExceeded("connecting to '{}': the listener accepted nobody for {} s", path, kConnectLimit.tv_sec);
     return ErrnoError(errno, fmt::format("connecting to '{}'", path));
   }
   return PacketSocket(std::move(fd));
@@ -93,10 +98,10 @@ Status PacketSocket::Send(std::string_view data, std::span<const int> fds, absl:
 }
 
 StatusOr<Packet> PacketSocket::Receive(absl::Time deadline) {
+  static thread_local char buffer[kMaxPacketBytes];
   Packet packet;
-  packet.data.resize(kMaxPacketBytes);
   while (true) {
-    iovec part{packet.data.data(), packet.data.size()};
+    iovec part{buffer, sizeof(buffer)};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxFds)];
     msghdr message{};
     message.msg_iov = &part;
@@ -125,7 +130,7 @@ StatusOr<Packet> PacketSocket::Receive(absl::Time deadline) {
     if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
       return InvalidArgument("the peer sent a packet of more than {} bytes or {} descriptors", kMaxPacketBytes, kMaxFds);
     }
-    packet.data.resize(static_cast<size_t>(got));
+    packet.data.assign(buffer, static_cast<size_t>(got));
     return packet;
   }
 }
@@ -145,20 +150,31 @@ StatusOr<PeerCredentials> PacketSocket::Peer() const {
 
 StatusOr<PacketListener> PacketListener::Listen(const std::string& path) {
   TIDEPOOL_ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
-  // A path left by a dead listener refuses connections; only such a path may be replaced.
-  if (::access(path.c_str(), F_OK) == 0) {
-    if (PacketSocket::Connect(path).ok()) return AlreadyExists("'{}' already has a live listener", path);
+  // A socket left by a dead listener refuses connections; only such a path may be replaced.
+  struct stat existing;
+  if (::lstat(path.c_str(), &existing) == 0) {
+    if (!S_ISSOCK(existing.st_mode)) return AlreadyExists("'{}' exists and is no socket", path);
+    const Status live = PacketSocket::Connect(path).status();
+    if (live.code() != StatusCode::kUnavailable) return AlreadyExists("'{}' already has a live listener", path);
     ::unlink(path.c_str());
   }
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return ErrnoError(errno, "socket");
-  const mode_t old_mask = ::umask(0177);
-  const int bound = ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  const int bind_errno = errno;
-  ::umask(old_mask);
-  if (bound != 0) return ErrnoError(bind_errno, fmt::format("binding '{}'", path));
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return ErrnoError(errno, fmt::format("binding '{}'", path));
+  }
+  // Nobody can connect before listen(), so the mode is in place in time.
+  if (::chmod(path.c_str(), 0600) != 0) return ErrnoError(errno, fmt::format("setting the mode of '{}'", path));
   if (::listen(fd.get(), 64) != 0) return ErrnoError(errno, fmt::format("listening on '{}'", path));
   return PacketListener(std::move(fd), path);
+}
+
+PacketListener& PacketListener::operator=(PacketListener&& other) noexcept {
+  if (this == &other) return *this;
+  if (fd_.valid()) ::unlink(path_.c_str());
+  fd_ = std::move(other.fd_);
+  path_ = std::move(other.path_);
+  return *this;
 }
 
 PacketListener::~PacketListener() {

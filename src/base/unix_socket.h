@@ -14,7 +14,8 @@
 
 namespace tidepool {
 
-// The largest message either side sends; a longer one is refused by Send and dropped as an error by Receive.
+// The largest message either side sends; a longer one is refused by Send, and dropped by Receive with
+// INVALID_ARGUMENT; the connection goes on.
 inline constexpr int64_t kMaxPacketBytes = 64 * 1024;
 
 struct Packet {
@@ -34,6 +35,7 @@ class PacketSocket {
  public:
   PacketSocket() = default;
   explicit PacketSocket(UniqueFd fd) : fd_(std::move(fd)) {}
+  // UNAVAILABLE if nobody listens there, DEADLINE_EXCEEDED if the listener accepts nobody for 5 s.
   static StatusOr<PacketSocket> Connect(const std::string& path);
   // Two connected ends, both close-on-exec.
   static StatusOr<std::pair<PacketSocket, PacketSocket>> Pair();
@@ -61,7 +63,7 @@ class PacketListener {
  public:
   static StatusOr<PacketListener> Listen(const std::string& path);
   PacketListener(PacketListener&&) = default;
-  PacketListener& operator=(PacketListener&&) = default;
+  PacketListener& operator=(PacketListener&& other) noexcept;
   ~PacketListener();
   // Non-blocking: UNAVAILABLE if nobody waits. Poll fd() for readability first.
   StatusOr<PacketSocket> Accept();
