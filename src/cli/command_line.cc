@@ -219,7 +219,12 @@ Status LoadOptions(const Parsed& parsed, const Verb& verb, const VerbList& verbs
     const std::set<std::string> known = ConfigurationKeys(verbs);
     std::string path = parsed.config;
     if (path.empty() && std::getenv("TIDEPOOL_CONFIG") != nullptr) path = std::getenv("TIDEPOOL_CONFIG");
-    if (!path.empty()) note(Annotate(table->LoadFile(path, known), parsed.config.empty() ? "TIDEPOOL_CONFIG" : "--config"));
+    if (!path.empty()) {
+      const Status loaded = table->LoadFile(path, known);
+      // Faults inside the file name it themselves.
+      const bool inside = loaded.code() == StatusCode::kInvalidArgument;
+      note(inside ? loaded : Annotate(loaded, parsed.config.empty() ? "TIDEPOOL_CONFIG" : "--config"));
+    }
     WarnOfVariables(known);
   }
   // Logging obeys its variables under every verb, the other options only where a configuration is read.
