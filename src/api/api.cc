@@ -73,7 +73,9 @@ Status ApiImpl::Listen() {
   if (options().metrics_port >= 0) {
     TIDEPOOL_ASSIGN_OR_RETURN(metrics_, HttpServer::Bind(HttpOptions("metrics", options().metrics_port, 1)));
   }
-  if (options().grpc_port >= 0) TIDEPOOL_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(&front_end_));
+  if (options().grpc_port >= 0) {
+    TIDEPOOL_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(&front_end_));
+  }
   if (rest_ != nullptr) rest_->Serve(&rest_router_);
   if (metrics_ != nullptr) metrics_->Serve(&metrics_router_);
   return absl::OkStatus();
@@ -118,7 +120,7 @@ Status ApiOptions::Validate() const {
   check_range("http_threads", http_threads, 1, 256);
   const auto check_duration = [&](const char* name, absl::Duration value) {
     if (value <= absl::ZeroDuration() || value > absl::Hours(24)) {
-      faults.push_back(fmt::format("{} is {}; allowed: above 0, at most 24h", name, FormatDuration(value)));
+      faults.push_back(fmt::format("{} is {}; allowed: above 0, at most 24h", name, tidepool::FormatDuration(value)));
     }
   };
   check_duration("request_timeout", request_timeout);

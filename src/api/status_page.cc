@@ -21,7 +21,7 @@ std::string Escape(std::string_view text) {
 
 std::string ModelRow(const serve::ModelStatus& model) {
   const std::string state = model.servable ? std::string(serve::Name(model.state)) : "cannot be served: " + model.reason;
-  const auto optional = [](absl::Duration duration) { return duration > absl::ZeroDuration() ? FormatDuration(duration) : "-"; };
+  const auto optional = [](absl::Duration duration) { return duration > absl::ZeroDuration() ? tidepool::FormatDuration(duration) : "-"; };
   return fmt::format(
       "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n", Escape(model.name),
       Escape(model.spec), Escape(state), FormatBytes(model.resident_bytes), model.requests, model.failures, optional(model.solo_latency),
