@@ -82,6 +82,7 @@ Status FillModel(ScanCache* cache, int64_t page_bytes, CatalogModel* model) {
   model->weight_bytes = file.weight_bytes;
   model->pages = std::max<int64_t>(1, CeilDiv(file.packed_bytes, page_bytes));
   model->workspace_pages = CeilDiv(EstimateWorkspaceBytes(*graph, model->serving.max_batch_size), page_bytes);
+  model->least_workspace_pages = CeilDiv(EstimateWorkspaceBytes(*graph, 1), page_bytes);
   model->graph = std::move(graph);
   return {};
 }

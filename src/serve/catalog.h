@@ -28,7 +28,7 @@ struct CatalogModel {
   std::vector<TensorMetadata> inputs, outputs;
   std::vector<int64_t> input_sample_bytes, output_sample_bytes;
   int64_t weight_bytes = 0;
-  int64_t pages = 0, workspace_pages = 0;
+  int64_t pages = 0, workspace_pages = 0, least_workspace_pages = 0;
   Status status;  // why it cannot be served
 };
 

@@ -18,7 +18,7 @@ void Core::AddModel(ModelId id, const ModelTraits& traits) {
   model.traits = traits;
   model.slo = SloAccount(traits.slo, traits.slo_factor);
   batcher_.SetQueue(id, traits.queue);
-  residency_.AddModel(id, traits.name, traits.pages, traits.workspace_pages);
+  residency_.AddModel(id, traits.name, traits.pages, traits.workspace_pages, traits.least_workspace_pages);
 }
 
 void Core::RetireModel(ModelId id, const Status& reason) {

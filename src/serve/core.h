@@ -37,7 +37,7 @@ struct CoreOptions {
 struct ModelTraits {
   std::string name;
   QueueOptions queue;
-  int64_t pages = 0, workspace_pages = 0;
+  int64_t pages = 0, workspace_pages = 0, least_workspace_pages = 0;
   absl::Duration slo;  // zero: from the solo latency
   double slo_factor = 4;
 };

@@ -22,11 +22,12 @@ bool IsMemoryShortage(const Status& status) {
   }
 }
 
-void Residency::AddModel(ModelId model, std::string name, int64_t pages, int64_t workspace_pages) {
+void Residency::AddModel(ModelId model, std::string name, int64_t pages, int64_t workspace_pages, int64_t least_workspace_pages) {
   Model& entry = models_[model];
   entry.name = std::move(name);
   entry.pages = pages;
   entry.workspace_pages = workspace_pages;
+  entry.least_workspace_pages = std::min(workspace_pages, least_workspace_pages);
 }
 
 void Residency::RemoveModel(ModelId model) { models_.erase(model); }
@@ -73,10 +74,12 @@ std::vector<ModelId> Residency::ColdestFirst(absl::Time now) const {
 void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situation, ResidencyDecision* decision) {
   Model& wanted = models_.at(demand.model);
   const int64_t held = resident_pages();
-  const int64_t workspace = WorkspaceNeed(wanted);
-  // What models may hold in all, by the device and by the static split.
-  int64_t room = held + situation.available_pages + situation.workspace_held_pages - workspace;
-  if (options_.serving_limit_pages >= 0) room = std::min(room, options_.serving_limit_pages - workspace);
+  // What models and activations may hold in all, by the device and by the static split.
+  int64_t total = held + situation.available_pages + situation.workspace_held_pages;
+  if (options_.serving_limit_pages >= 0) total = std::min(total, options_.serving_limit_pages);
+  const int64_t workspace = std::clamp(total - wanted.pages, wanted.least_workspace_pages,
+                                       std::max(WorkspaceNeed(wanted), wanted.least_workspace_pages));
+  const int64_t room = total - workspace;
   if (wanted.pages > room) {
     // Pages that a dead worker held may still be on their way back.
     const absl::Time certain = demand.waiting_since + options_.starvation_limit;
@@ -88,7 +91,7 @@ void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situati
         {demand.model,
          ResourceExhausted("model '{}' needs {} pages for its weights and {} for its activations; at most {} pages can be had for "
                            "models at this moment",
-                           wanted.name, wanted.pages, workspace, std::max<int64_t>(0, room + workspace))});
+                           wanted.name, wanted.pages, workspace, total)});
     return;
   }
   int64_t missing = held + wanted.pages - room;

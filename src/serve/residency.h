@@ -65,8 +65,9 @@ class Residency {
 
   explicit Residency(const ResidencyOptions& options) : options_(options) {}
 
-  // `pages` for its weights, `workspace_pages` for the activations of its largest batch (both estimates until it was loaded).
-  void AddModel(ModelId model, std::string name, int64_t pages, int64_t workspace_pages);
+  // `pages` for its weights and `workspace_pages` for the activations of its largest batch (estimates until it has run). A model that
+  // does not fit with them is loaded if it fits with `least_workspace_pages`, for one sample: its batches are cut then.
+  void AddModel(ModelId model, std::string name, int64_t pages, int64_t workspace_pages, int64_t least_workspace_pages);
   void RemoveModel(ModelId model);  // absent ones only
   void OnUse(ModelId model, int requests, absl::Time now);
   void OnWorkspace(ModelId model, int64_t pages);
@@ -101,7 +102,7 @@ class Residency {
  private:
   struct Model {
     std::string name;
-    int64_t pages = 0, workspace_pages = 0;
+    int64_t pages = 0, workspace_pages = 0, least_workspace_pages = 0;
     State state = State::kAbsent;
     absl::Time drain_cutoff = absl::InfiniteFuture();
     double heat = 0;

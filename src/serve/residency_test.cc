@@ -17,9 +17,9 @@ class ResidencyTest : public ::testing::Test {
  protected:
   void Make(ResidencyOptions options) {
     residency_ = std::make_unique<Residency>(options);
-    residency_->AddModel(kA, "a", 4, 1);
-    residency_->AddModel(kB, "b", 4, 1);
-    residency_->AddModel(kC, "c", 4, 1);
+    residency_->AddModel(kA, "a", 4, 1, 1);
+    residency_->AddModel(kB, "b", 4, 1, 1);
+    residency_->AddModel(kC, "c", 4, 1, 1);
   }
   void Resident(ModelId model, int64_t used_ms, int uses = 1) {
     residency_->OnLoadStarted(model);
@@ -92,7 +92,7 @@ TEST_F(ResidencyTest, EvictsIdleModelsAfterTheTimeout) {
 
 TEST_F(ResidencyTest, SaysWhatIsMissingWhenAModelCannotFitAtAll) {
   Resident(kA, 0);
-  residency_->AddModel(kC, "c", 40, 3);
+  residency_->AddModel(kC, "c", 40, 3, 1);
   Situation situation{.now = At(999), .available_pages = 10, .demands = {Wants(kC, 0, 50)}};
   EXPECT_THAT(residency_->Decide(situation).impossible, IsEmpty()) << "a dead worker's pages may still come back";
   situation.now = At(1000);
@@ -100,7 +100,13 @@ TEST_F(ResidencyTest, SaysWhatIsMissingWhenAModelCannotFitAtAll) {
   ASSERT_EQ(decision.impossible.size(), 1u);
   EXPECT_EQ(decision.impossible[0].status.code(), StatusCode::kResourceExhausted);
   EXPECT_THAT(MessageOf(decision.impossible[0].status),
-              HasSubstr("model 'c' needs 40 pages for its weights and 3 for its activations; at most 14 pages"));
+              HasSubstr("model 'c' needs 40 pages for its weights and 1 for its activations; at most 14 pages"));
+}
+
+TEST_F(ResidencyTest, LoadsAModelWhoseLargestBatchDoesNotFitIfOneSampleDoes) {
+  residency_->AddModel(kC, "c", 8, 50, 2);
+  EXPECT_EQ(residency_->Decide({.now = At(0), .available_pages = 10, .demands = {Wants(kC, 0, 50)}}).load, kC);
+  EXPECT_FALSE(residency_->Decide({.now = At(0), .available_pages = 9, .demands = {Wants(kC, 0, 50)}}).load.has_value());
 }
 
 TEST_F(ResidencyTest, KeepsToTheStaticSplitAndLeavesRoomForActivations) {

@@ -350,8 +350,7 @@ Status ServerImpl::Rescan() {
   TIDEPOOL_ASSIGN_OR_RETURN(auto scanned, Catalog::Scan(options_.repository, page_bytes_, catalog().get(), &next_model_));
   return Ask(clock_->Now() + absl::Seconds(30), [this, scanned](WaiterId waiter) {
            ApplyCatalog(scanned);
-           replies_[waiter]->Set(int64_t{0});
-           replies_.erase(waiter);
+           Finish(waiter, int64_t{0});
          }).status();
 }
 
@@ -394,8 +393,7 @@ Status ServerImpl::MeasureSoloLatencies(absl::Time deadline) {
     ++measured;
     TIDEPOOL_RETURN_IF_ERROR(Ask(deadline, [this, models, solo](WaiterId waiter) {
                                for (const auto& each : models) core_.SetSolo(each->id, *solo);
-                               replies_[waiter]->Set(int64_t{0});
-                               replies_.erase(waiter);
+                               Finish(waiter, int64_t{0});
                              }).status());
   }
   return measured == 0 ? first_failure : Status();  // one broken model does not keep the others from being measured
@@ -440,8 +438,7 @@ void ServerImpl::Drain() {
     for (const Actions::Answer& answer : core_.FailAll(Unavailable("the server stopped before the request could be finished"))) {
       Answer(answer.request, answer.status);
     }
-    replies_[waiter]->Set(int64_t{0});
-    replies_.erase(waiter);
+    Finish(waiter, int64_t{0});
   });
 }
 

@@ -107,6 +107,8 @@ class ServerImpl : public Server {
   void ApplyCatalog(std::shared_ptr<const Catalog> next);
   void Accept(RequestId id, std::shared_ptr<Pending> pending);
   void Answer(RequestId id, StatusOr<InferResponse> response);
+  void Finish(WaiterId waiter, StatusOr<int64_t> result);
+  void RunCallbacks();
   void Send(const Message& message);
   void StartWorker(absl::Time now);
   void LoseWorker(const std::string& how, absl::Duration grace);
@@ -139,6 +141,9 @@ class ServerImpl : public Server {
   std::map<ModelId, std::shared_ptr<const CatalogModel>> served_;
   std::map<JobId, std::pair<ModelId, absl::Time>> loads_, unloads_;
   std::map<WaiterId, std::shared_ptr<Reply>> replies_;
+  // Answers that are due. They go out after the next orders to the worker, which then computes meanwhile, and after the numbers, so
+  // that who has an answer sees it counted.
+  std::vector<std::function<void()>> callbacks_;
   absl::Time wake_ = absl::InfinitePast();
   bool paused_ = false;
 

@@ -24,13 +24,15 @@ void ServerImpl::Loop() {
     if (last) break;
     StepCore(clock_->Now());
     Publish();
+    RunCallbacks();
   }
   const Status stopping = Unavailable("the server is stopping");
   if (link_ != nullptr) link_->End(absl::Seconds(2));
   link_.reset();
   for (const Actions::Answer& answer : core_.FailAll(stopping)) Answer(answer.request, answer.status);
   while (!pending_.empty()) Answer(pending_.begin()->first, stopping);
-  for (const auto& [waiter, reply] : std::exchange(replies_, {})) reply->Set(stopping);
+  while (!replies_.empty()) Finish(replies_.begin()->first, stopping);
+  RunCallbacks();
   absl::MutexLock lock(&mu_);
   worker_up_ = false;
   worker_pid_ = 0;
@@ -53,12 +55,7 @@ void ServerImpl::StepCore(absl::Time now) {
 
 void ServerImpl::Perform(Actions actions, absl::Time now) {
   for (const Actions::Answer& answer : actions.answers) Answer(answer.request, answer.status);
-  for (Actions::WaiterDone& done : actions.waiters) {
-    const auto reply = replies_.find(done.waiter);
-    if (reply == replies_.end()) continue;
-    reply->second->Set(std::move(done.result));
-    replies_.erase(reply);
-  }
+  for (Actions::WaiterDone& done : actions.waiters) Finish(done.waiter, std::move(done.result));
   if (link_ != nullptr) Order(actions, now);
   if (actions.task_switch == TaskSwitch::Action::kPause) Pause(true);
   if (actions.task_switch == TaskSwitch::Action::kResume) Pause(false);
@@ -134,7 +131,10 @@ void ServerImpl::PerformExecute(const Actions::Execute& execute) {
 }
 
 void ServerImpl::AddToCore(const CatalogModel& model) {
-  ModelTraits traits{.name = model.lease_name, .pages = model.pages, .workspace_pages = model.workspace_pages};
+  ModelTraits traits{.name = model.lease_name,
+                     .pages = model.pages,
+                     .workspace_pages = model.workspace_pages,
+                     .least_workspace_pages = model.least_workspace_pages};
   traits.queue = {.name = model.lease_name,
                   .limit = model.serving.queue_limit > 0 ? model.serving.queue_limit : options_.queue_limit,
                   .max_batch_size = std::max(1, model.serving.max_batch_size),
@@ -183,9 +183,23 @@ void ServerImpl::Answer(RequestId id, StatusOr<InferResponse> response) {
     response->times.finished = clock_->Now();
     core_.OnAnswered(pending->model->id, response->times.finished - pending->received);
   }
-  pending->done(std::move(response));
-  absl::MutexLock lock(&mu_);
-  --outstanding_;
+  auto shared = std::make_shared<StatusOr<InferResponse>>(std::move(response));
+  callbacks_.push_back([this, pending, shared] {
+    pending->done(std::move(*shared));
+    absl::MutexLock lock(&mu_);
+    --outstanding_;
+  });
+}
+
+void ServerImpl::Finish(WaiterId waiter, StatusOr<int64_t> result) {
+  const auto found = replies_.find(waiter);
+  if (found == replies_.end()) return;
+  callbacks_.push_back([reply = std::move(found->second), result = std::move(result)] { reply->Set(result); });
+  replies_.erase(found);
+}
+
+void ServerImpl::RunCallbacks() {
+  for (const auto& callback : std::exchange(callbacks_, {})) callback();
 }
 
 void ServerImpl::Send(const Message& message) {
