@@ -138,7 +138,7 @@ TEST(Inference, CallsTheHooksAroundEachOpAndStopsAtTheirError) {
   options.after_op = [&](int op) { events.push_back(fmt::format("-{}", op)); };
   const auto outputs = module->Run(batch.inputs(), options);
   EXPECT_EQ(outputs.status().code(), StatusCode::kUnavailable);
-  EXPECT_THAT(MessageOf(outputs.status()), HasSubstr("weights of op 2 did not come"));
+  EXPECT_THAT(MessageOf(outputs.status()), HasSubstr("op 'dropout': weights of op 2 did not come"));
   EXPECT_THAT(events, ElementsAre("+0", "-0", "+1", "-1", "+2"));
 }
 

@@ -210,6 +210,7 @@ StatusOr<std::vector<at::Tensor>> OpRunner::Run(std::vector<at::Tensor> inputs, 
   size_t next = 0;
   for (size_t op = 0; op < calls_end_.size(); ++op) {
     current_op_ = static_cast<int>(op);
+    current_call_ = nullptr;
     if (options.before_op) TIDEPOOL_RETURN_IF_ERROR(options.before_op(current_op_));
     for (; next < calls_end_[op]; ++next) {
       const Call& call = calls_[next];
@@ -227,7 +228,8 @@ StatusOr<std::vector<at::Tensor>> OpRunner::Run(std::vector<at::Tensor> inputs, 
 }
 
 std::string OpRunner::Where() const {
-  if (current_call_ == nullptr) return "before the first op";
+  if (current_op_ < 0) return "before the first op";
+  if (current_call_ == nullptr) return fmt::format("op '{}'", graph_->ops[current_op_].name);
   return fmt::format("op '{}': {}", graph_->ops[current_op_].name, current_call_->source->op);
 }
 

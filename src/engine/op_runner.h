@@ -27,7 +27,7 @@ class OpRunner {
   // inside Guard. `training` is what TrainingArg means.
   StatusOr<std::vector<at::Tensor>> Run(std::vector<at::Tensor> inputs, bool training, const RunOptions& options);
 
-  // "op 'layer1.0.conv1': aten::conv2d": the call that ran last, for the text of an error that Guard caught.
+  // "op 'layer1.0.conv1': aten::conv2d": the call that ran last (or only the op, before its first call), for the text of an error that Guard caught.
   std::string Where() const;
 
  private:

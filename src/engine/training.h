@@ -70,7 +70,7 @@ class TrainingModule {
   virtual Status OptimizerStep(double learning_rate) = 0;
   virtual int64_t steps() const = 0;       // optimizer steps taken
 
-  // Forward only in evaluation mode.
+  // Forward only in evaluation mode; changes nothing. ABORTED and RESOURCE_EXHAUSTED as above, without AbortMicroBatch.
   virtual StatusOr<MicroBatchResult> Evaluate(const MicroBatch& batch) = 0;
 
   // Parameters and buffers under the graph's names; optimizer state as "optimizer.<parameter>.<state>". Views into the arena.
