@@ -1,5 +1,5 @@
-// The engine beside direct ATen calls and beside plain torch on the process's heap. Both sides run alternately in one loop, so that a
-// busy machine disturbs them alike; the time of a row is the engine's, the counters hold both.
+// The engine beside direct ATen calls and beside plain torch on the process's heap. Both sides run alternately in one loop, so
+// that a busy machine disturbs them alike; the time of a row is the engine's, the counters hold both.
 #include <benchmark/benchmark.h>
 
 #include <atomic>
@@ -69,7 +69,8 @@ void Infer(benchmark::State& state, const std::string& spec, int64_t samples, bo
   size_t calls = 0;
   for (const model::Op& op : graph->ops) calls += op.body.size();
   state.counters["calls"] = static_cast<double>(calls);
-  state.counters["overhead_us_per_call"] = (state.counters["engine_us"] - state.counters["direct_us"]) / static_cast<double>(calls);
+  state.counters["overhead_us_per_call"] =
+      (state.counters["engine_us"] - state.counters["direct_us"]) / static_cast<double>(calls);
 }
 
 BENCHMARK_CAPTURE(Infer, mlp_b1_heap, "mlp:16", 1, false)->UseManualTime();
@@ -105,14 +106,17 @@ void Train(benchmark::State& state, const std::string& spec, int64_t samples, co
 constexpr OptimizerOptions kSgd{.learning_rate = 1e-3};
 constexpr OptimizerOptions kAdamW{.kind = OptimizerOptions::Kind::kAdamW, .learning_rate = 1e-3};
 BENCHMARK_CAPTURE(Train, resnet18_32px_b32, "resnet18:classes=10,image=32,small_stem=true", 32, kSgd)
-    ->UseManualTime()->Unit(benchmark::kMillisecond);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(Train, gpt2_4l_128d_b8_t64, "gpt2:layers=4,width=128,heads=4,vocab=256,context=64", 8, kAdamW)
-    ->UseManualTime()->Unit(benchmark::kMillisecond);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(Train, gpt2_4l_512d_b1_t64, "gpt2:layers=4,width=512,heads=8,vocab=256,context=64", 1, kAdamW)
-    ->UseManualTime()->Unit(benchmark::kMillisecond);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 
-// From the request of another thread, at a varying point of the step, until the memory of the micro-batch is free again. The limit it
-// stands beside is the longest stretch between two allocations.
+// From the request of another thread, at a varying point of the step, until the memory of the micro-batch is free again. The
+// limit it stands beside is the longest stretch between two allocations.
 void AbortLatency(benchmark::State& state) {
   const auto graph = TestGraph("resnet18:classes=10,image=32,small_stem=true");
   const TensorSet weights = TestWeights(*graph, 1);

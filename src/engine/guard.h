@@ -30,8 +30,8 @@ class AbortError : public std::exception {
 };
 
 // For a catch block: the exception in flight as a Status.
-//   PoolLimitError: the pool's Status. AbortError: ABORTED. Out of memory otherwise: RESOURCE_EXHAUSTED. A failed check of torch's
-//   arguments: INVALID_ARGUMENT. Anything else: INTERNAL. The text is the first line of the exception's.
+//   PoolLimitError: the pool's Status. AbortError: ABORTED. Out of memory otherwise: RESOURCE_EXHAUSTED. A failed check of
+//   torch's arguments: INVALID_ARGUMENT. Anything else: INTERNAL. The text is the first line of the exception's.
 Status StatusOfCurrentException();
 
 // Gives this thread the process's thread count: torch keeps that setting per thread.

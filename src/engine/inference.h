@@ -29,7 +29,8 @@ struct RunOptions {
 // Thread-compatible: one Run at a time. The weights are read, never written, and outlive the module.
 class InferenceModule {
  public:
-  // params[i] is graph.params[i]; no byte of it is copied. INVALID_ARGUMENT lists every view whose shape, type or alignment is wrong.
+  // params[i] is graph.params[i]; no byte of it is copied. INVALID_ARGUMENT lists every view whose shape, type or alignment is
+  // wrong.
   static StatusOr<std::unique_ptr<InferenceModule>> Bind(std::shared_ptr<const model::Graph> graph,
                                                          std::span<const TensorView> params);
   virtual ~InferenceModule() = default;

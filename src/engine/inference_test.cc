@@ -107,7 +107,8 @@ TEST(Inference, DropsValuesAfterTheirLastUse) {
     TIDEPOOL_CHECK(module->Run(batch.inputs(), {}).ok(), "the run failed");
     return arena->stats().peak_live_bytes;
   };
-  EXPECT_EQ(peak_of("gpt2:layers=2,width=32,heads=4,vocab=40,context=16"), peak_of("gpt2:layers=12,width=32,heads=4,vocab=40,context=16"));
+  EXPECT_EQ(peak_of("gpt2:layers=2,width=32,heads=4,vocab=40,context=16"),
+            peak_of("gpt2:layers=12,width=32,heads=4,vocab=40,context=16"));
 }
 
 TEST(Inference, NamesTheOpWhenThePoolHasNoRoom) {
@@ -207,9 +208,10 @@ TEST(Bind, ListsEveryParameterThatDoesNotFit) {
   params[2].data += 4;
   const Status status = InferenceModule::Bind(graph, params).status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-  EXPECT_THAT(MessageOf(status), AllOf(HasSubstr("3 wrong parameters"), HasSubstr("'fc1.weight' has shape [16,15]; allowed: [16,16]"),
-                                       HasSubstr("'fc1.bias' has type F64; allowed: F32"), HasSubstr("'fc2.weight' has address"),
-                                       HasSubstr("allowed: multiples of 64")));
+  EXPECT_THAT(MessageOf(status),
+              AllOf(HasSubstr("3 wrong parameters"), HasSubstr("'fc1.weight' has shape [16,15]; allowed: [16,16]"),
+                    HasSubstr("'fc1.bias' has type F64; allowed: F32"), HasSubstr("'fc2.weight' has address"),
+                    HasSubstr("allowed: multiples of 64")));
   params.pop_back();
   EXPECT_THAT(MessageOf(InferenceModule::Bind(graph, params).status()), HasSubstr("got 3 parameters; allowed: 4"));
 }
@@ -230,7 +232,8 @@ TEST(Bind, RefusesMalformedGraphs) {
     return MessageOf(InferenceModule::Bind(std::make_shared<model::Graph>(OneCall(std::move(call))), {}).status());
   };
   EXPECT_EQ(message({"aten::relu", "", {model::ValueArg{0}}, {1}}), "");
-  EXPECT_THAT(message({"aten::relu", "", {model::ValueArg{0}, true}, {1}}), AllOf(HasSubstr("the_op"), HasSubstr("2 arguments; allowed: 1")));
+  EXPECT_THAT(message({"aten::relu", "", {model::ValueArg{0}, true}, {1}}),
+              AllOf(HasSubstr("the_op"), HasSubstr("2 arguments; allowed: 1")));
   EXPECT_THAT(message({"aten::from_file", "", {model::ValueArg{0}}, {1}}), HasSubstr("aten::from_file"));
   EXPECT_THAT(message({"aten::softmax", "int", {model::ValueArg{0}, 1.5, model::NoneArg{}}, {1}}), HasSubstr("aten::softmax"));
   EXPECT_THAT(message({"aten::relu", "", {model::ValueArg{9}}, {1}}), HasSubstr("value 9"));

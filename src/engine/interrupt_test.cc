@@ -1,4 +1,5 @@
-// A training step is stopped, or refused memory, at each of its allocations in turn. Whatever was under way, nothing stays behind.
+// A training step is stopped, or refused memory, at each of its allocations in turn. Whatever was under way, nothing stays
+// behind.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -20,8 +21,8 @@ struct Sweep {
   int64_t in_forward = 0, in_backward = 0;
 };
 
-// Before each step the trainee's micro-batch is hit at one point more than before; then it is run again and committed. A second one
-// trains beside it undisturbed and must have the same bits after each step.
+// Before each step the trainee's micro-batch is hit at one point more than before; then it is run again and committed. A second
+// one trains beside it undisturbed and must have the same bits after each step.
 class Interruption : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -80,8 +81,9 @@ TEST_P(Interruption, AtEveryAllocationUnwindsAndLeavesNoTrace) {
   AbortToken& token = hit_->module->abort_token();
   Sweep sweep;
   const int64_t checks = token.checks();
-  for (int64_t n = 0; HitOnce(n, StatusCode::kAborted, "asked to stop", [&](int64_t at) { token.RequestAtCheck(at); },
-                              [&] { token.RequestAtCheck(-1); }, &sweep);
+  for (int64_t n = 0; HitOnce(
+           n, StatusCode::kAborted, "asked to stop", [&](int64_t at) { token.RequestAtCheck(at); },
+           [&] { token.RequestAtCheck(-1); }, &sweep);
        ++n) {
   }
   EXPECT_GT(sweep.in_forward, 10);
@@ -92,8 +94,9 @@ TEST_P(Interruption, AtEveryAllocationUnwindsAndLeavesNoTrace) {
 
 TEST_P(Interruption, ByARefusalAtEveryAllocationGivesThePoolsErrorAndLeavesNoTrace) {
   Sweep sweep;
-  for (int64_t n = 0; HitOnce(n, StatusCode::kResourceExhausted, "the probe refuses", [&](int64_t at) { hit_->probe.FailAt(at); },
-                              [&] { hit_->probe.FailAt(-1); }, &sweep);
+  for (int64_t n = 0; HitOnce(
+           n, StatusCode::kResourceExhausted, "the probe refuses", [&](int64_t at) { hit_->probe.FailAt(at); },
+           [&] { hit_->probe.FailAt(-1); }, &sweep);
        ++n) {
   }
   EXPECT_GT(sweep.in_forward, 10);
@@ -109,8 +112,7 @@ TEST_P(Interruption, TrainingAllocatesOnTheCallingThreadOnly) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Networks, Interruption,
-                         ::testing::Values("convnet", "mlp:8",
-                                           "gpt2:layers=1,width=8,heads=2,vocab=40,context=6,dropout=0.2",
+                         ::testing::Values("convnet", "mlp:8", "gpt2:layers=1,width=8,heads=2,vocab=40,context=6,dropout=0.2",
                                            "bert:layers=1,width=8,heads=2,vocab=40,context=6,classes=3,dropout=0.2"),
                          [](const auto& info) {
                            const std::string spec = info.param;

@@ -34,7 +34,8 @@ Status CheckTarget(const model::Graph& graph, const TensorView& target, int64_t 
   const model::Shape& result = ResultOf(graph).shape;
   model::Shape shape(result.begin(), result.end() - 1);
   shape[0] = batch;
-  if (const auto fault = FaultOf(target, DType::kI64, shape, alignof(int64_t))) return InvalidArgument("the target has {}", *fault);
+  if (const auto fault = FaultOf(target, DType::kI64, shape, alignof(int64_t)))
+    return InvalidArgument("the target has {}", *fault);
   const auto* classes = reinterpret_cast<const int64_t*>(target.data);
   for (int64_t i = 0; i < target.elements(); ++i) {
     if (classes[i] < 0 || classes[i] >= result.back()) {

@@ -61,7 +61,8 @@ std::optional<c10::IValue> ConstantOf(const model::Arg& arg, const c10::TypePtr&
   if (const auto* list = std::get_if<std::vector<int64_t>>(&arg); list != nullptr && IsListOf(type, &IsInteger)) {
     return c10::IValue(*list);
   }
-  if (const auto* text = std::get_if<std::string>(&arg); text != nullptr && kind == TypeKind::StringType) return c10::IValue(*text);
+  if (const auto* text = std::get_if<std::string>(&arg); text != nullptr && kind == TypeKind::StringType)
+    return c10::IValue(*text);
   if (const auto* dtype = std::get_if<DType>(&arg); dtype != nullptr && kind == TypeKind::ScalarTypeType) {
     const StatusOr<at::ScalarType> type_or = ScalarTypeOf(*dtype);
     if (type_or.ok()) return c10::IValue(static_cast<int64_t>(*type_or));
@@ -91,7 +92,8 @@ Status OpRunner::Prepare(const model::Op& op, const model::AtenCall& source) {
   if (!handle.has_value()) return InvalidArgument("op '{}' calls {}, which this libtorch does not have", op.name, name);
   const c10::FunctionSchema& schema = handle->schema();
   if (source.args.size() != schema.arguments().size()) {
-    return InvalidArgument("op '{}': {} has {} arguments; allowed: {}", op.name, name, source.args.size(), schema.arguments().size());
+    return InvalidArgument("op '{}': {} has {} arguments; allowed: {}", op.name, name, source.args.size(),
+                           schema.arguments().size());
   }
   Call call{.handle = *handle, .source = &source};
   for (size_t i = 0; i < source.args.size(); ++i) {

@@ -1,5 +1,5 @@
-// Runs a graph's bodies by boxed calls of torch's dispatcher. Everything that can be looked up or converted ahead is: a run pushes
-// ready values, calls, and drops each value after its last use. Internal to engine.
+// Runs a graph's bodies by boxed calls of torch's dispatcher. Everything that can be looked up or converted ahead is: a run
+// pushes ready values, calls, and drops each value after its last use. Internal to engine.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,11 +23,12 @@ class OpRunner {
   // argument that does not fit the call's schema.
   static StatusOr<std::unique_ptr<OpRunner>> Create(std::shared_ptr<const model::Graph> graph, std::vector<at::Tensor> params);
 
-  // One forward pass; inputs[i] is graph.inputs[i], the result has one tensor per graph.outputs. Throws what torch throws: call it
-  // inside Guard. `training` is what TrainingArg means.
+  // One forward pass; inputs[i] is graph.inputs[i], the result has one tensor per graph.outputs. Throws what torch throws: call
+  // it inside Guard. `training` is what TrainingArg means.
   StatusOr<std::vector<at::Tensor>> Run(std::vector<at::Tensor> inputs, bool training, const RunOptions& options);
 
-  // "op 'layer1.0.conv1': aten::conv2d": the call that ran last (or only the op, before its first call), for the text of an error that Guard caught.
+  // "op 'layer1.0.conv1': aten::conv2d": the call that ran last (or only the op, before its first call), for the text of an error
+  // that Guard caught.
   std::string Where() const;
 
  private:

@@ -30,7 +30,8 @@ void FreeBlock(void* block) {
 void* AllocateFromHeap(size_t size_bytes) {
   void* block = std::aligned_alloc(kAlignment, (size_bytes + kAlignment - 1) / kAlignment * kAlignment);
   if (block == nullptr) {
-    throw PoolLimitError(ResourceExhausted("the process's heap has no room for {}", FormatBytes(static_cast<int64_t>(size_bytes))));
+    throw PoolLimitError(
+        ResourceExhausted("the process's heap has no room for {}", FormatBytes(static_cast<int64_t>(size_bytes))));
   }
   return block;
 }

@@ -79,7 +79,8 @@ Status InitRuntime(const RuntimeOptions& options) {
 }
 
 RuntimeInfo DescribeRuntime() {
-  return {.torch_version = TORCH_VERSION, .blas = DescribeBlas(), .threads = at::get_num_threads(), .passive_wait = WaitsPassively()};
+  return {
+      .torch_version = TORCH_VERSION, .blas = DescribeBlas(), .threads = at::get_num_threads(), .passive_wait = WaitsPassively()};
 }
 
 int64_t TensorView::elements() const {

@@ -11,9 +11,9 @@ struct TypePair {
   at::ScalarType torchs;
 };
 constexpr TypePair kTypes[] = {
-    {DType::kBool, at::ScalarType::Bool},    {DType::kU8, at::ScalarType::Byte},   {DType::kI8, at::ScalarType::Char},
-    {DType::kI16, at::ScalarType::Short},    {DType::kI32, at::ScalarType::Int},   {DType::kI64, at::ScalarType::Long},
-    {DType::kF16, at::ScalarType::Half},     {DType::kBF16, at::ScalarType::BFloat16}, {DType::kF32, at::ScalarType::Float},
+    {DType::kBool, at::ScalarType::Bool},  {DType::kU8, at::ScalarType::Byte},       {DType::kI8, at::ScalarType::Char},
+    {DType::kI16, at::ScalarType::Short},  {DType::kI32, at::ScalarType::Int},       {DType::kI64, at::ScalarType::Long},
+    {DType::kF16, at::ScalarType::Half},   {DType::kBF16, at::ScalarType::BFloat16}, {DType::kF32, at::ScalarType::Float},
     {DType::kF64, at::ScalarType::Double},
 };
 
@@ -80,12 +80,11 @@ at::Tensor Borrow(const TensorView& view) {
 }
 
 // Blocks of the pool allocator have themselves as their context; borrowed memory has none.
-bool IsBorrowed(const at::Tensor& tensor) {
-  return tensor.numel() > 0 && tensor.storage().data_ptr().get_context() == nullptr;
-}
+bool IsBorrowed(const at::Tensor& tensor) { return tensor.numel() > 0 && tensor.storage().data_ptr().get_context() == nullptr; }
 
 TensorView ViewOf(const at::Tensor& tensor) {
-  return {.data = static_cast<std::byte*>(tensor.data_ptr()), .dtype = *DTypeOf(tensor.scalar_type()), .shape = tensor.sizes().vec()};
+  return {
+      .data = static_cast<std::byte*>(tensor.data_ptr()), .dtype = *DTypeOf(tensor.scalar_type()), .shape = tensor.sizes().vec()};
 }
 
 StatusOr<std::vector<at::Tensor>> BorrowInputs(const model::Graph& graph, std::span<const TensorView> inputs) {

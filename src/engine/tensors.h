@@ -19,7 +19,8 @@ inline constexpr int64_t kParamAlignment = 64;
 StatusOr<at::ScalarType> ScalarTypeOf(DType dtype);
 StatusOr<DType> DTypeOf(at::ScalarType type);
 
-// What is wrong with `view` as the tensor of `dtype` and `shape`, if anything; a negative dimension in `shape` fits every size from 1.
+// What is wrong with `view` as the tensor of `dtype` and `shape`, if anything; a negative dimension in `shape` fits every size
+// from 1.
 std::optional<std::string> FaultOf(const TensorView& view, DType dtype, const model::Shape& shape, int64_t alignment);
 
 // INVALID_ARGUMENT lists every view that is not as graph.params[i] says, or not aligned.

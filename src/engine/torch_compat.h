@@ -1,5 +1,5 @@
-// Every difference between libtorch 1.13 and 2.x that this folder meets. Where a feature can be asked for, it is asked for; the version
-// number is the last resort.
+// Every difference between libtorch 1.13 and 2.x that this folder meets. Where a feature can be asked for, it is asked for; the
+// version number is the last resort.
 #pragma once
 
 #include <ATen/Context.h>
@@ -10,8 +10,9 @@
 
 namespace tidepool::engine {
 
-// Base of a CPU allocator. c10::Allocator::allocate is const up to 2.2 and not const later, and later versions have a pure virtual
-// copy_data. Both forms are declared here without `override`: whichever is virtual in the base is overridden, the other is unused.
+// Base of a CPU allocator. c10::Allocator::allocate is const up to 2.2 and not const later, and later versions have a pure
+// virtual copy_data. Both forms are declared here without `override`: whichever is virtual in the base is overridden, the other
+// is unused.
 class CompatAllocator : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size_bytes) const { return Allocate(size_bytes); }

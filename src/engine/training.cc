@@ -23,9 +23,10 @@ namespace {
 
 // Empties autograd's queue after a backward pass that was unwound.
 //
-// The engine keeps one queue of ready nodes per calling thread. When a node throws, the others that were ready stay in it, with their
-// gradients and all of the graph behind them, until a later backward pass on this thread takes them out. It takes the youngest
-// nodes first, so a pass over a node that is older than the whole network takes out everything before it comes to an end.
+// The engine keeps one queue of ready nodes per calling thread. When a node throws, the others that were ready stay in it, with
+// their gradients and all of the graph behind them, until a later backward pass on this thread takes them out. It takes the
+// youngest nodes first, so a pass over a node that is older than the whole network takes out everything before it comes to an
+// end.
 class BackwardDrain {
  public:
   // Before the network's forward pass.
@@ -95,7 +96,7 @@ class TorchTrainingModule final : public TrainingModule {
   // Accumulated gradients, per trained_. They are allocated once, before any activation: accumulators that lay among activations
   // would keep a page each from being given back.
   std::vector<at::Tensor> gradients_;
-  std::vector<bool> has_gradient_;  // whether one was committed in this global batch
+  std::vector<bool> has_gradient_;                          // whether one was committed in this global batch
   std::vector<std::pair<at::Tensor, at::Tensor>> buffers_;  // and what each was before the micro-batch
   std::unique_ptr<OpRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;
@@ -129,8 +130,8 @@ Status TorchTrainingModule::Load(std::span<const TensorView> weights) {
 }
 
 Status TorchTrainingModule::WrongPhase(const char* call) const {
-  constexpr const char* kStates[] = {"no global batch is open", "no micro-batch is staged", "a micro-batch waits for commit or abort",
-                                     "a failed micro-batch waits for abort"};
+  constexpr const char* kStates[] = {"no global batch is open", "no micro-batch is staged",
+                                     "a micro-batch waits for commit or abort", "a failed micro-batch waits for abort"};
   return FailedPrecondition("{}: {}", call, kStates[static_cast<int>(phase_)]);
 }
 
@@ -159,9 +160,8 @@ StatusOr<MicroBatchResult> TorchTrainingModule::Forward(const MicroBatch& batch,
   TIDEPOOL_ASSIGN_OR_RETURN(auto outputs, runner_->Run(std::move(inputs), training, {}));
   const at::Tensor target = Borrow(batch.target);
   *loss_sum = LossSum(*graph_, outputs[0], target);
-  return MicroBatchResult{.loss_sum = loss_sum->item<double>(),
-                          .loss_count = target.numel(),
-                          .correct = CountCorrect(outputs[0], target)};
+  return MicroBatchResult{
+      .loss_sum = loss_sum->item<double>(), .loss_count = target.numel(), .correct = CountCorrect(outputs[0], target)};
 }
 
 StatusOr<MicroBatchResult> TorchTrainingModule::RunMicroBatch(const MicroBatch& batch) {

@@ -1,8 +1,8 @@
 // A network in training: parameters, accumulated gradients and optimizer state in pool memory, and micro-batches as transactions.
 //
-// A global batch is: BeginGlobalBatch, any number of micro-batches (each RunMicroBatch then CommitMicroBatch or AbortMicroBatch), then
-// OptimizerStep. An aborted micro-batch leaves no trace: staged gradients are dropped, BatchNorm buffers and the random generator
-// are what they were.
+// A global batch is: BeginGlobalBatch, any number of micro-batches (each RunMicroBatch then CommitMicroBatch or AbortMicroBatch),
+// then OptimizerStep. An aborted micro-batch leaves no trace: staged gradients are dropped, BatchNorm buffers and the random
+// generator are what they were.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ namespace tidepool::engine {
 struct OptimizerOptions {
   enum class Kind : uint8_t { kSgd, kAdamW } kind = Kind::kSgd;
   double learning_rate = 0.1;
-  double momentum = 0.9;       // SGD
-  double weight_decay = 0;     // decoupled for AdamW, added to the gradient for SGD
+  double momentum = 0.9;                              // SGD
+  double weight_decay = 0;                            // decoupled for AdamW, added to the gradient for SGD
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;  // AdamW
 };
 
@@ -33,16 +33,16 @@ struct TrainingOptions {
 struct MicroBatch {
   std::vector<TensorView> inputs;  // graph.inputs with the batch filled in
   TensorView target;
-  int64_t global_batch_size = 0;   // true number of samples in this global batch: the loss is the mean over it
-  uint64_t rng_key = 0;            // seeds dropout, so that the same micro-batch draws the same numbers again
+  int64_t global_batch_size = 0;  // true number of samples in this global batch: the loss is the mean over it
+  uint64_t rng_key = 0;           // seeds dropout, so that the same micro-batch draws the same numbers again
   bool abortable = true;
 };
 
 struct MicroBatchResult {
-  double loss_sum = 0;      // over the micro-batch's samples (or tokens)
-  int64_t loss_count = 0;   // how many losses loss_sum adds up
-  int64_t correct = 0;      // predictions that equal the target
-  int64_t peak_bytes = 0;   // live bytes of the arena at the highest point of this micro-batch
+  double loss_sum = 0;     // over the micro-batch's samples (or tokens)
+  int64_t loss_count = 0;  // how many losses loss_sum adds up
+  int64_t correct = 0;     // predictions that equal the target
+  int64_t peak_bytes = 0;  // live bytes of the arena at the highest point of this micro-batch
 };
 
 struct NamedTensor {
@@ -65,10 +65,10 @@ class TrainingModule {
   // Forward and backward into staged gradients. ABORTED if the token unwound it, RESOURCE_EXHAUSTED if the pool had no room;
   // after any error call AbortMicroBatch.
   virtual StatusOr<MicroBatchResult> RunMicroBatch(const MicroBatch& batch) = 0;
-  virtual Status CommitMicroBatch() = 0;   // short; never aborted
-  virtual Status AbortMicroBatch() = 0;    // restores buffers and generator, drops what was staged
+  virtual Status CommitMicroBatch() = 0;  // short; never aborted
+  virtual Status AbortMicroBatch() = 0;   // restores buffers and generator, drops what was staged
   virtual Status OptimizerStep(double learning_rate) = 0;
-  virtual int64_t steps() const = 0;       // optimizer steps taken
+  virtual int64_t steps() const = 0;  // optimizer steps taken
 
   // Forward only in evaluation mode; changes nothing. ABORTED and RESOURCE_EXHAUSTED as above, without AbortMicroBatch.
   virtual StatusOr<MicroBatchResult> Evaluate(const MicroBatch& batch) = 0;

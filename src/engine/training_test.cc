@@ -50,7 +50,8 @@ TEST_P(TrainingParity, EqualsPlainTorchBitForBit) {
   const std::vector<TensorView> expected = direct->params();
   const std::vector<NamedTensor> state = trainee.module->State();
   for (size_t i = 0; i < expected.size(); ++i) {
-    EXPECT_EQ(std::memcmp(state[i].view.data, expected[i].data, static_cast<size_t>(expected[i].size_bytes())), 0) << state[i].name;
+    EXPECT_EQ(std::memcmp(state[i].view.data, expected[i].data, static_cast<size_t>(expected[i].size_bytes())), 0)
+        << state[i].name;
   }
 }
 
@@ -137,8 +138,8 @@ float LargestDifference(Trainee& a, Trainee& b) {
   return largest;
 }
 
-// Without batch norm and dropout the mean over a global batch does not depend on how it is cut, and a short last micro-batch weighs
-// as much as it has samples.
+// Without batch norm and dropout the mean over a global batch does not depend on how it is cut, and a short last micro-batch
+// weighs as much as it has samples.
 TEST(Training, MicroBatchPartitionsAgree) {
   const std::string spec = "gpt2:layers=1,width=16,heads=2,vocab=40,context=8,dropout=0";
   for (const std::vector<int64_t>& parts : std::vector<std::vector<int64_t>>{{4, 4, 2}, {1, 2, 7}, {9, 1}}) {

@@ -43,8 +43,8 @@ class Network {
   }
   Tensor ConvBn(const std::string& conv, const std::string& bn, const Tensor& x, int64_t stride, int64_t padding) {
     const Tensor y = at::conv2d(x, W(conv + ".weight"), {}, stride, padding);
-    return at::batch_norm(y, W(bn + ".weight"), W(bn + ".bias"), W(bn + ".running_mean"), W(bn + ".running_var"), training_, 0.1, 1e-5,
-                          true);
+    return at::batch_norm(y, W(bn + ".weight"), W(bn + ".bias"), W(bn + ".running_mean"), W(bn + ".running_var"), training_, 0.1,
+                          1e-5, true);
   }
 
   Tensor Mlp(const Tensor& x) { return Linear("fc2", Dropout(at::relu(Linear("fc1", x)), 0.3)); }
@@ -59,7 +59,8 @@ class Network {
     const bool small_stem = graph_.config.at("small_stem") == "true";
     Tensor x = at::relu(small_stem ? ConvBn("conv1", "bn1", image, 1, 1) : ConvBn("conv1", "bn1", image, 2, 3));
     if (!small_stem) x = at::max_pool2d(x, 3, 2, 1);
-    const std::vector<int64_t> blocks = Option("depth") == 18 ? std::vector<int64_t>{2, 2, 2, 2} : std::vector<int64_t>{3, 4, 6, 3};
+    const std::vector<int64_t> blocks =
+        Option("depth") == 18 ? std::vector<int64_t>{2, 2, 2, 2} : std::vector<int64_t>{3, 4, 6, 3};
     for (int stage = 0; stage < 4; ++stage) {
       for (int64_t i = 0; i < blocks[stage]; ++i) {
         const std::string name = fmt::format("layer{}.{}", stage + 1, i);
@@ -122,7 +123,8 @@ class Network {
       const Tensor mixed = Attend(SplitHeads(q), SplitHeads(k), SplitHeads(v), hidden);
       const Tensor y = Dropout(Linear(layer + ".attention.output.dense", mixed), Probability());
       x = Norm(layer + ".attention.output.LayerNorm", y + x, 1e-12);
-      const Tensor z = Dropout(Linear(layer + ".output.dense", at::gelu(Linear(layer + ".intermediate.dense", x))), Probability());
+      const Tensor z =
+          Dropout(Linear(layer + ".output.dense", at::gelu(Linear(layer + ".intermediate.dense", x))), Probability());
       x = Norm(layer + ".output.LayerNorm", z + x, 1e-12);
     }
     const Tensor pooled = at::tanh(Linear("pooler.dense", x.select(1, 0)));

@@ -91,7 +91,8 @@ TestBatch::TestBatch(const model::Graph& graph, int64_t samples, uint64_t seed) 
       const int64_t range = value.name == "input_ids" ? 32 : 2;
       for (int64_t i = 0; i < view.elements(); ++i) {
         const bool is_first = i % shape.back() == 0;
-        reinterpret_cast<int64_t*>(view.data)[i] = is_mask && is_first ? 1 : static_cast<int64_t>(random() % static_cast<uint64_t>(range));
+        reinterpret_cast<int64_t*>(view.data)[i] =
+            is_mask && is_first ? 1 : static_cast<int64_t>(random() % static_cast<uint64_t>(range));
       }
     }
   }

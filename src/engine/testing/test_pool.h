@@ -1,4 +1,5 @@
-// A pool of its own for a test: host device, broker, client and arena in this process, and an arena that counts and fails on demand.
+// A pool of its own for a test: host device, broker, client and arena in this process, and an arena that counts and fails on
+// demand.
 #pragma once
 
 #include <absl/synchronization/mutex.h>
