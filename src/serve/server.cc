@@ -264,8 +264,12 @@ int ServerImpl::worker_pid() {
 }
 
 void ServerImpl::SetEventListener(std::function<void(const ServeEvent&)> listener) {
-  absl::MutexLock lock(&mu_);
-  listener_ = std::move(listener);
+  {
+    absl::MutexLock lock(&mu_);
+    listener_ = std::move(listener);
+  }
+  // A round through the loop: the old listener is not running any more.
+  (void)Ask(clock_->Now() + absl::Seconds(10), [this](WaiterId waiter) { Finish(waiter, int64_t{0}); });
 }
 
 ModelStatus ServerImpl::StatusOf(const CatalogEntry& entry) {

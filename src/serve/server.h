@@ -140,6 +140,7 @@ class Server {
   // Refuses new requests, lets accepted ones finish within drain_limit.
   virtual void Drain() = 0;
   virtual int worker_pid() = 0;
+  // Called on a thread of the server, in order; must not block, nor call this. The listener before is not called any more when this returns.
   virtual void SetEventListener(std::function<void(const ServeEvent&)> listener) = 0;
 };
 
