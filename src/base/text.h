@@ -8,8 +8,8 @@
 
 namespace tidepool {
 
-// The candidate that `word` was most probably meant to be: fewest single-letter edits, at most a third of the word's length
-// (but always at least one). Empty if none is near.
+// The candidate that `word` was most probably meant to be: fewest edits of single letters (exchanged neighbours are one edit), at
+// most a third of the word's length (but always at least one). Empty if none is near.
 std::string NearestName(std::string_view word, std::span<const std::string> candidates);
 
 // The parts between separators; an empty text has no parts, "a,,b" has three.

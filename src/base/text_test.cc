@@ -12,6 +12,7 @@ TEST(NearestName, FindsATypingError) {
   const std::vector<std::string> names = {"serve.grpc_port", "serve.http_port", "pool.fit"};
   EXPECT_EQ(NearestName("serve.grpc_prot", names), "serve.grpc_port");
   EXPECT_EQ(NearestName("pool.fits", names), "pool.fit");
+  EXPECT_EQ(NearestName("tarin", std::vector<std::string>{"trace", "train"}), "train");
   EXPECT_EQ(NearestName("train.batch", names), "");
   EXPECT_EQ(NearestName("", names), "");
 }

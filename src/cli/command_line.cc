@@ -120,6 +120,7 @@ Status UnknownFlag(const std::string& word, const OptionTable& table) {
 // Hands the words to CLI11, with every value as text: the tables check them.
 StatusOr<Parsed> ParseFlags(const std::vector<std::string>& words, const Verb& verb, const OptionTable& table) {
   Parsed parsed;
+  const auto end_of_flags = std::find(words.begin(), words.end(), "--");
   std::vector<std::string> values(table.entries().size());
   std::vector<const CLI::Option*> options;
   CLI::App app;
@@ -147,8 +148,8 @@ StatusOr<Parsed> ParseFlags(const std::vector<std::string>& words, const Verb& v
     TIDEPOOL_CHECK(false, "the flags of '{}' do not fit together: {}", verb.path(), error.what());
   }
   try {
-    std::vector<std::string> reversed(words.rbegin(), words.rend());
-    app.parse(std::move(reversed));
+    // CLI11 takes its words last first.
+    app.parse(std::vector<std::string>(std::make_reverse_iterator(end_of_flags), words.rend()));
   } catch (const CLI::ParseError& error) {
     return InvalidArgument("{}", error.what());
   }
@@ -156,6 +157,7 @@ StatusOr<Parsed> ParseFlags(const std::vector<std::string>& words, const Verb& v
     if (word.starts_with('-') && word != "-") return UnknownFlag(word, table);
     parsed.positionals.push_back(word);
   }
+  if (end_of_flags != words.end()) parsed.positionals.insert(parsed.positionals.end(), end_of_flags + 1, words.end());
   for (size_t i = 0; i < values.size(); ++i) {
     if (options[i]->count() == 0) continue;
     std::string value = values[i];
@@ -169,7 +171,10 @@ StatusOr<Parsed> ParseFlags(const std::vector<std::string>& words, const Verb& v
 Status PlacePositionals(const std::vector<std::string>& given, Verb* verb) {
   const std::vector<Positional> positionals = verb->positionals();
   size_t wanted = 0;
-  for (const Positional& positional : positionals) wanted += static_cast<size_t>(positional.min);
+  for (const Positional& positional : positionals) {
+    positional.values->clear();
+    wanted += static_cast<size_t>(positional.min);
+  }
   size_t next = 0;
   size_t spare = given.size() > wanted ? given.size() - wanted : 0;
   for (const Positional& positional : positionals) {
@@ -210,25 +215,31 @@ LogOptions& TheLogOptions() {
 }
 
 // default < file < environment < flag. All faults of all sources together.
-Status LoadOptions(const Parsed& parsed, const Verb& verb, const VerbList& verbs, OptionTable* table) {
+Status LoadOptions(const Parsed& parsed, Verb* verb, const std::set<std::string>& known, OptionTable* table) {
   std::vector<std::string> faults;
   auto note = [&faults](const Status& status) {
     if (!status.ok()) faults.push_back(MessageOf(status));
   };
-  if (verb.reads_config()) {
-    const std::set<std::string> known = ConfigurationKeys(verbs);
-    std::string path = parsed.config;
-    if (path.empty() && std::getenv("TIDEPOOL_CONFIG") != nullptr) path = std::getenv("TIDEPOOL_CONFIG");
-    if (!path.empty()) {
+  if (verb->reads_config()) {
+    std::vector<std::pair<std::string, std::string>> files;  // where its name came from, its name
+    if (!parsed.config.empty()) files.emplace_back("--config", parsed.config);
+    for (const Positional& positional : verb->positionals()) {
+      for (const std::string& path : *positional.values) {
+        if (positional.is_config) files.emplace_back(positional.name, path);
+      }
+    }
+    if (const char* path = std::getenv("TIDEPOOL_CONFIG"); path != nullptr && files.empty())
+      files.emplace_back("TIDEPOOL_CONFIG", path);
+    for (const auto& [origin, path] : files) {
       const Status loaded = table->LoadFile(path, known);
       // Faults inside the file name it themselves.
       const bool inside = loaded.code() == StatusCode::kInvalidArgument;
-      note(inside ? loaded : Annotate(loaded, parsed.config.empty() ? "TIDEPOOL_CONFIG" : "--config"));
+      note(inside ? loaded : Annotate(loaded, origin));
     }
     WarnOfVariables(known);
   }
   // Logging obeys its variables under every verb, the other options only where a configuration is read.
-  note(table->LoadEnvironment(verb.reads_config() ? "" : "log"));
+  note(table->LoadEnvironment(verb->reads_config() ? "" : "log"));
   for (const auto& [key, value] : parsed.flags) {
     note(table->Set(key, value, OptionTable::Source::kFlag, "--" + table->FindKey(key)->info.flag));
   }
@@ -258,6 +269,7 @@ int ExitCodeOf(const Status& status) {
 int RunVerb(const Words& words, const VerbList& verbs) {
   Verb* verb = words.verb;
   const OutputFormat asked = OutputOf(words.rest);
+  const std::set<std::string> known = verb->reads_config() ? ConfigurationKeys(verbs) : std::set<std::string>();
   OptionTable table;
   RegisterAll(verb, &table);
   auto parsed = ParseFlags(words.rest, *verb, table);
@@ -270,8 +282,8 @@ int RunVerb(const Words& words, const VerbList& verbs) {
     return Fail(InvalidArgument("--output: '{}' is no output format; allowed: text, json", parsed->output), asked, verb->path(),
                 kExitUsage);
   }
-  Status ready = LoadOptions(*parsed, *verb, verbs, &table);
-  if (ready.ok()) ready = PlacePositionals(parsed->positionals, verb);
+  Status ready = PlacePositionals(parsed->positionals, verb);
+  if (ready.ok()) ready = LoadOptions(*parsed, verb, known, &table);
   if (ready.ok()) ready = InitLogging(TheLogOptions());
   if (!ready.ok()) return Fail(ready, asked, verb->path(), ExitCodeOf(ready));
 

@@ -20,7 +20,6 @@ constexpr absl::Duration kShutdownLimit = absl::Seconds(5);
 class RunNodeVerb : public Verb {
  public:
   void RegisterNode(OptionTable* table, bool with_training) {
-    table_ = table;
     options_.Register(table, with_training);
     api_.Register(table);
   }
@@ -31,7 +30,6 @@ class RunNodeVerb : public Verb {
   static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
   void Announce(const api::Api& front, const VerbContext& context);
 
-  OptionTable* table_ = nullptr;
   cluster::NodeOptions options_;
   api::ApiOptions api_;
 };
@@ -92,12 +90,9 @@ class UpVerb : public RunNodeVerb {
   }
   void Register(OptionTable* table) override { RegisterNode(table, /*with_training=*/true); }
   std::vector<Positional> positionals() override {
-    return {{.name = "CONFIG", .help = "A configuration file, the same as --config", .values = &files_, .min = 0, .max = 1}};
+    return {{.name = "CONFIG", .help = "A configuration file, the same as --config", .values = &files_, .min = 0, .max = 1, .is_config = true}};
   }
-  Status Run(const VerbContext& context) override {
-    if (!files_.empty()) TIDEPOOL_RETURN_IF_ERROR(table_->LoadFile(files_[0]));
-    return RunNode(context);
-  }
+  Status Run(const VerbContext& context) override { return RunNode(context); }
 
  private:
   std::vector<std::string> files_;

@@ -24,7 +24,7 @@ struct VerbContext {
   OutputFormat output = OutputFormat::kText;
   bool color = false;                    // a terminal, and NO_COLOR is not set
   bool progress = false;                 // stderr is a terminal
-  const OptionTable* options = nullptr;  // every option of the verb, with where its value came from
+  const OptionTable* options = nullptr;  // every option of the verb and where its value came from; valid during Run
   // Set by SIGINT and SIGTERM; long verbs watch it. Waits until it is set or the deadline passes; true if set.
   std::function<bool(absl::Time deadline)> wait_for_stop;
   std::function<bool()> stopped;
@@ -34,7 +34,8 @@ struct Positional {
   std::string name;  // "MODEL"
   std::string help;
   std::vector<std::string>* values = nullptr;
-  int min = 0, max = 1;  // max -1: any number
+  int min = 0, max = 1;    // max -1: any number
+  bool is_config = false;  // its value is read as --config is
 };
 
 class Verb {
