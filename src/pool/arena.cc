@@ -76,6 +76,7 @@ class ArenaImpl final : public Arena {
   ArenaImpl(Client* client, LeaseId lease, const ArenaOptions& options)
       : client_(client),
         lease_(lease),
+        name_(client->lease_name(lease)),
         options_(options),
         memory_(client->device().memory()),
         page_bytes_(memory_.page_bytes()),
@@ -88,11 +89,11 @@ class ArenaImpl final : public Arena {
       absl::MutexLock lock(&mu_);
       if (space_.blocks() > 0) {
         Log(LogLevel::kError, "arena ends with live blocks",
-            {{"lease", lease_.value()}, {"blocks", space_.blocks()}, {"bytes", space_.live_bytes()}});
+            {{"lease", name_}, {"blocks", space_.blocks()}, {"bytes", space_.live_bytes()}});
       }
     }
     if (auto returned = ReturnCached(0); !returned.ok() && client_->connected()) {
-      Log(LogLevel::kWarning, "arena could not return its pages", {{"lease", lease_.value()}, {"error", returned.status()}});
+      Log(LogLevel::kWarning, "arena could not return its pages", {{"lease", name_}, {"error", returned.status()}});
     }
     OwnerTable::Instance().Leave(memory_);
   }
@@ -100,7 +101,7 @@ class ArenaImpl final : public Arena {
   StatusOr<void*> Allocate(int64_t size_bytes) override {
     const int64_t capacity = page_bytes_ * memory_.page_count();
     if (size_bytes < 1 || size_bytes > capacity) {
-      return InvalidArgument("lease {}: block of {} bytes; allowed: 1 to {}", lease_, size_bytes, capacity);
+      return InvalidArgument("lease '{}': block of {} bytes; allowed: 1 to {}", name_, size_bytes, capacity);
     }
     const int64_t rounded = RoundUp(size_bytes, kBlockAlignment);
     {
@@ -177,7 +178,7 @@ class ArenaImpl final : public Arena {
       absl::MutexLock lock(&mu_);
       auto free_to_grow = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !growing_; };
       if (!Clock::Real()->Await(&mu_, free_to_grow, deadline)) {
-        return DeadlineExceeded("lease {}: another allocation waited for pages for {}", lease_, tidepool::FormatDuration(options_.grow_timeout));
+        return DeadlineExceeded("lease '{}': another allocation waited for pages for {}", name_, tidepool::FormatDuration(options_.grow_timeout));
       }
       if (void* block = TakeBlock(rounded)) return block;
       growing_ = true;
@@ -220,7 +221,7 @@ class ArenaImpl final : public Arena {
       absl::MutexLock lock(&mu_);
       if (void* block = TakeBlock(rounded)) return block;
     }
-    return ResourceExhausted("lease {}: no room for a block of {}: it needs {} pages in one run, {} pages are held and {} allowed{}", lease_,
+    return ResourceExhausted("lease '{}': no room for a block of {}: it needs {} pages in one run, {} pages are held and {} allowed{}", name_,
                              FormatBytes(rounded), needed, client_->held_pages(lease_), client_->limit_pages(lease_),
                              refusal.ok() ? "" : fmt::format(" ({})", MessageOf(refusal)));
   }
@@ -233,11 +234,12 @@ class ArenaImpl final : public Arena {
     for (const Extent& extent : *extents) space_.AddPages(extent);
     peak_held_pages_ = std::max(peak_held_pages_, space_.held_pages() + leaving_pages_);
     if (void* block = TakeBlock(rounded)) return block;
-    return ResourceExhausted("lease {}: other threads took the pages that came", lease_);
+    return ResourceExhausted("lease '{}': other threads took the pages that came", name_);
   }
 
   Client* const client_;
   const LeaseId lease_;
+  const std::string name_;
   const ArenaOptions options_;
   device::PageMemory& memory_;
   const int64_t page_bytes_;

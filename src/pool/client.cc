@@ -28,6 +28,12 @@ constexpr size_t kEventLimit = 65536;  // events that wait for the handlers
 
 int64_t TimeoutNanos(absl::Time deadline, Clock* clock) { return absl::ToInt64Nanoseconds(deadline - clock->Now()); }
 
+int64_t PagesIn(std::span<const Extent> extents) {
+  int64_t pages = 0;
+  for (const Extent& extent : extents) pages += extent.count;
+  return pages;
+}
+
 // A tenant that computes in the idle scheduling class must still hear at once that memory is wanted.
 void UseNormalPriority() {
   const sched_param parameters{};
@@ -137,12 +143,10 @@ class ClientImpl final : public Client {
     for (const Extent& extent : granted->extents) {
       if (const Status mapped = device_->memory().Map(extent); !mapped.ok()) {
         (void)Call(ReturnMessage{.lease = lease, .extents = granted->extents}, clock_->Now() + kCallTimeout);
+        state->held.fetch_sub(PagesIn(granted->extents));
         return mapped;
       }
     }
-    int64_t pages = 0;
-    for (const Extent& extent : granted->extents) pages += extent.count;
-    state->held.fetch_add(pages);
     return std::move(granted->extents);
   }
 
@@ -182,6 +186,12 @@ class ClientImpl final : public Client {
     absl::ReaderMutexLock lock(&mu_);
     const auto found = leases_.find(lease);
     return found == leases_.end() ? 0 : found->second->held.load();
+  }
+
+  std::string lease_name(LeaseId lease) const override {
+    absl::ReaderMutexLock lock(&mu_);
+    const auto found = leases_.find(lease);
+    return found == leases_.end() ? "" : found->second->name;
   }
 
   bool paused() const override { return paused_.load(); }
@@ -312,6 +322,10 @@ class ClientImpl final : public Client {
       RecordLease(envelope);
       const auto found = pending_.find(envelope.call);
       if (found != pending_.end()) {
+        // Counted here, in the order of the broker's messages: a request to give back that comes next sees these pages.
+        if (const auto* granted = std::get_if<GrantedMessage>(&envelope.message)) {
+          if (const auto lease = leases_.find(granted->lease); lease != leases_.end()) lease->second->held.fetch_add(PagesIn(granted->extents));
+        }
         found->second->answer = std::move(envelope.message);
         return;
       }

@@ -54,6 +54,8 @@ class Client {
   // How much a reclaimable lease may hold at this moment; its burst for a pinned lease. Never blocks.
   virtual int64_t limit_pages(LeaseId lease) const = 0;
   virtual int64_t held_pages(LeaseId lease) const = 0;
+  // What it was opened as; empty for a lease that is not open here.
+  virtual std::string lease_name(LeaseId lease) const = 0;
   virtual bool paused() const = 0;
 
   // Set before the first reclaimable lease is opened.
