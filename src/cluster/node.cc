@@ -9,7 +9,6 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
-#include "base/process.h"
 #include "base/units.h"
 #include "cluster/runtime_directory.h"
 #include "cluster/train_supervisor.h"
@@ -20,7 +19,7 @@ namespace {
 // Completes what the options leave to the node.
 NodeOptions Complete(NodeOptions options, const std::string& directory) {
   options.server.clock = options.clock;
-  if (options.server.worker_binary.empty()) options.server.worker_binary = ExecutableDirectory() + "/tidepool-worker";
+  if (options.server.worker_binary.empty()) options.server.worker_binary = DefaultWorkerBinary();
   options.train.pool_socket = directory + "/pool.sock";
   if (options.train.checkpoint.empty()) options.train.checkpoint = directory + "/checkpoint";
   return options;

@@ -49,6 +49,9 @@ struct NodeOptions {
   bool has_training() const { return !train.data.empty(); }
 };
 
+// tidepool-worker beside the running program: what an empty server.worker_binary stands for.
+std::string DefaultWorkerBinary();
+
 enum class TrainState : uint8_t { kNone, kRunning, kRestarting, kFinished, kFailed, kStopped };
 std::string_view Name(TrainState state);
 

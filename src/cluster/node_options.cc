@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/process.h"
 #include "base/text.h"
 #include "base/units.h"
 #include "cluster/node.h"
@@ -11,6 +12,8 @@ namespace {
 std::string_view Name(device::MappingMode mode) { return mode == device::MappingMode::kStrict ? "strict" : "fast"; }
 
 }  // namespace
+
+std::string DefaultWorkerBinary() { return ExecutableDirectory() + "/tidepool-worker"; }
 
 void NodeOptions::Register(OptionTable* table, bool with_training) {
   table->Add({.key = "node.device", .help = "Device: host, cuda:N or emulated:PROFILE"}, &device.name);
@@ -83,7 +86,9 @@ Status NodeOptions::Validate() const {
   fault(train_backoff < absl::ZeroDuration(), fmt::format("train.backoff is {}; allowed: 0 s or more", tidepool::FormatDuration(train_backoff)));
   fault(train_stop_limit < absl::ZeroDuration(), fmt::format("train.stop_limit is {}; allowed: 0 s or more", tidepool::FormatDuration(train_stop_limit)));
   fault(sample_interval < absl::Milliseconds(1), fmt::format("the sample interval is {}; allowed: at least 1 ms", tidepool::FormatDuration(sample_interval)));
-  if (const Status status = server.Validate(); !status.ok()) faults.push_back(MessageOf(status));
+  serve::ServerOptions serving = server;
+  if (serving.worker_binary.empty()) serving.worker_binary = DefaultWorkerBinary();
+  if (const Status status = serving.Validate(); !status.ok()) faults.push_back(MessageOf(status));
   if (has_training()) {
     if (const Status status = train.Validate(); !status.ok()) faults.push_back(MessageOf(status));
   }
