@@ -61,7 +61,12 @@ class ProcessJob : public TrainJob {
     absl::MutexLock lock(&mu_);
     if (exit_->ok()) return {};
     if (exit_->signalled) return Aborted("the training job {}", exit_->Describe());
-    if (latest_.event == "failed" && !latest_.message.empty()) return ParseFailure(latest_.message);
+    if (latest_.event == "failed" && !latest_.message.empty()) {
+      const Status failure = ParseFailure(latest_.message);
+      // That code means that the job still runs.
+      if (failure.code() == StatusCode::kDeadlineExceeded) return Unavailable("{}", MessageOf(failure));
+      return failure;
+    }
     return Internal("the training job {}; the reason is in its log", exit_->Describe());
   }
 

@@ -70,7 +70,11 @@ MicroBatchChoice MicroBatchPolicy::Choose(int64_t limit_bytes, int64_t guarantee
     const int64_t batch = LargestWithin(std::min(guaranteed_bytes, limit_bytes), most);
     if (batch > 0) return {.batch = batch, .protected_run = true};
   }
-  return {.batch = LargestWithin(limit_bytes, most)};
+  const int64_t largest = LargestWithin(limit_bytes, most);
+  if (largest == 0) return {};
+  // Equal parts: a global batch of 64 of which 30 fit is 22 + 21 + 21, not 30 + 30 + 4. (Statistics over very few samples are poor.)
+  const int64_t parts = (remaining + largest - 1) / largest;
+  return {.batch = (remaining + parts - 1) / parts};
 }
 
 void MicroBatchPolicy::ObserveSuccess(int64_t batch, int64_t need_bytes) {

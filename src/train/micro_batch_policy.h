@@ -31,7 +31,7 @@ class MicroBatchPolicy {
  public:
   explicit MicroBatchPolicy(MicroBatchOptions options) : options_(options) {}
 
-  // The largest size that fits into `limit_bytes` and `remaining` samples.
+  // The largest size that fits into `limit_bytes`, made smaller so that the `remaining` samples come in equal parts.
   MicroBatchChoice Choose(int64_t limit_bytes, int64_t guaranteed_bytes, int64_t remaining) const;
 
   void ObserveSuccess(int64_t batch, int64_t need_bytes);

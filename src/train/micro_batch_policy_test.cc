@@ -16,7 +16,7 @@ TEST(MicroBatchPolicy, ProbesOneTwoFourBeforeItTrustsTheLine) {
   MicroBatchPolicy policy({.max_batch = 64, .persistent_bytes = kBase});
   std::vector<int64_t> sizes;
   for (int i = 0; i < 6; ++i) {
-    const int64_t batch = policy.Choose(10 * kGiB, 0, 1000).batch;
+    const int64_t batch = policy.Choose(10 * kGiB, 0, 1024).batch;
     sizes.push_back(batch);
     policy.ObserveSuccess(batch, Need(batch));
   }
@@ -26,13 +26,21 @@ TEST(MicroBatchPolicy, ProbesOneTwoFourBeforeItTrustsTheLine) {
 TEST(MicroBatchPolicy, StaysWithinLimitMaximumAndWhatIsLeft) {
   MicroBatchPolicy policy({.max_batch = 64, .persistent_bytes = kBase});
   for (const int64_t batch : {1, 2, 4, 16, 64}) policy.ObserveSuccess(batch, Need(batch));
-  const int64_t fits = policy.Choose(Need(20), 0, 1000).batch;
+  const int64_t fits = policy.Choose(Need(20), 0, 1024).batch;
   EXPECT_GE(fits, 16);  // the margin costs little
   EXPECT_LE(fits, 20);
   EXPECT_EQ(policy.Choose(Need(20), 0, 7).batch, 7);
-  EXPECT_EQ(policy.Choose(10 * kGiB, 0, 1000).batch, 64);
-  EXPECT_EQ(policy.Choose(kBase, 0, 1000).batch, 0);
+  EXPECT_EQ(policy.Choose(10 * kGiB, 0, 1024).batch, 64);
+  EXPECT_EQ(policy.Choose(kBase, 0, 1024).batch, 0);
   EXPECT_EQ(policy.Choose(10 * kGiB, 0, 0).batch, 0);
+}
+
+TEST(MicroBatchPolicy, CutsWhatIsLeftIntoEqualParts) {
+  MicroBatchPolicy policy({.max_batch = 30, .persistent_bytes = kBase});
+  for (const int64_t batch : {1, 2, 4, 16}) policy.ObserveSuccess(batch, Need(batch));
+  EXPECT_EQ(policy.Choose(kGiB, 0, 64).batch, 22);
+  EXPECT_EQ(policy.Choose(kGiB, 0, 42).batch, 21);
+  EXPECT_EQ(policy.Choose(kGiB, 0, 21).batch, 21);
 }
 
 TEST(MicroBatchPolicy, DoesNotProbeWithoutRoomAboveThePersistentState) {
@@ -75,16 +83,16 @@ TEST(MicroBatchPolicy, IsNotLedAstrayByOneOutlier) {
 TEST(MicroBatchPolicy, ShrinksAfterRunningOutOfMemoryAndGrowsBack) {
   MicroBatchPolicy policy({.max_batch = 32, .persistent_bytes = kBase});
   for (const int64_t batch : {1, 2, 4, 16, 32}) policy.ObserveSuccess(batch, Need(batch));
-  ASSERT_EQ(policy.Choose(Need(40), 0, 100).batch, 32);
+  ASSERT_EQ(policy.Choose(Need(40), 0, 128).batch, 32);
   policy.ObserveExhausted(32, Need(20));
-  EXPECT_EQ(policy.Choose(Need(40), 0, 100).batch, 16);
+  EXPECT_EQ(policy.Choose(Need(40), 0, 128).batch, 16);
   for (int i = 0; i < 4; ++i) policy.ObserveSuccess(16, Need(16));
-  EXPECT_EQ(policy.Choose(Need(40), 0, 100).batch, 32);
+  EXPECT_EQ(policy.Choose(Need(40), 0, 128).batch, 32);
   policy.ObserveExhausted(32, Need(20));
   policy.ObserveExhausted(1, Need(1));
-  EXPECT_EQ(policy.Choose(Need(40), 0, 100).batch, 1);
+  EXPECT_EQ(policy.Choose(Need(40), 0, 128).batch, 1);
   policy.LimitChanged();
-  EXPECT_EQ(policy.Choose(Need(40), 0, 100).batch, 32);
+  EXPECT_EQ(policy.Choose(Need(40), 0, 128).batch, 32);
 }
 
 TEST(MicroBatchPolicy, LearnsALowerBoundFromRunningOutOfMemory) {
@@ -92,7 +100,7 @@ TEST(MicroBatchPolicy, LearnsALowerBoundFromRunningOutOfMemory) {
   for (const int64_t batch : {1, 2, 4, 8}) policy.ObserveSuccess(batch, Need(batch));
   policy.ObserveExhausted(16, Need(30));
   policy.LimitChanged();
-  EXPECT_LT(policy.Choose(Need(30), 0, 100).batch, 16);
+  EXPECT_LT(policy.Choose(Need(30), 0, 128).batch, 16);
   EXPECT_GT(*policy.Predict(16), Need(30));
   policy.ObserveSuccess(16, Need(16));  // it was bad luck
   EXPECT_LT(*policy.Predict(16), Need(30));
@@ -103,22 +111,22 @@ TEST(MicroBatchPolicy, RunsProtectedWithinTheGuaranteeAfterAbortsInARow) {
   for (const int64_t batch : {1, 2, 4, 16, 32}) policy.ObserveSuccess(batch, Need(batch));
   const int64_t guaranteed = Need(3);
   for (int i = 0; i < 3; ++i) {
-    EXPECT_FALSE(policy.Choose(10 * kGiB, guaranteed, 100).protected_run);
+    EXPECT_FALSE(policy.Choose(10 * kGiB, guaranteed, 128).protected_run);
     policy.ObserveAbort();
   }
-  const MicroBatchChoice choice = policy.Choose(10 * kGiB, guaranteed, 100);
+  const MicroBatchChoice choice = policy.Choose(10 * kGiB, guaranteed, 128);
   EXPECT_TRUE(choice.protected_run);
   EXPECT_GE(choice.batch, 1);
   EXPECT_LE(*policy.Predict(choice.batch), guaranteed);
   policy.ObserveSuccess(choice.batch, Need(choice.batch));
-  EXPECT_FALSE(policy.Choose(10 * kGiB, guaranteed, 100).protected_run);
+  EXPECT_FALSE(policy.Choose(10 * kGiB, guaranteed, 128).protected_run);
 }
 
 TEST(MicroBatchPolicy, DoesNotProtectWhatTheGuaranteeCannotHold) {
   MicroBatchPolicy policy({.max_batch = 32, .persistent_bytes = kBase, .protected_after_aborts = 1});
   for (const int64_t batch : {1, 2, 4}) policy.ObserveSuccess(batch, Need(batch));
   policy.ObserveAbort();
-  const MicroBatchChoice choice = policy.Choose(10 * kGiB, kBase, 100);
+  const MicroBatchChoice choice = policy.Choose(10 * kGiB, kBase, 128);
   EXPECT_FALSE(choice.protected_run);
   EXPECT_GT(choice.batch, 0);
 }

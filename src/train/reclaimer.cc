@@ -67,38 +67,56 @@ void Reclaimer::Unwinding() {
 }
 
 void Reclaimer::End() {
-  std::vector<Pending> pending;
-  absl::Time unwinding_since;
+  bool answered = false;
+  while (true) {
+    std::vector<Pending> pending;
+    absl::Time unwinding_since;
+    pool::Arena* arena;
+    int64_t limit_pages;
+    {
+      absl::MutexLock lock(&mu_);
+      patience_ends_ = absl::InfiniteFuture();
+      unwinding_since = unwinding_since_;
+      pending = std::exchange(pending_, {});
+      arena = arena_;
+      // The client knows of a lower limit before its handler has been called for it.
+      limit_pages = arena == nullptr ? limit_pages_ : std::min(limit_pages_, client_->limit_pages(arena->lease()));
+      const bool above = arena != nullptr && client_->held_pages(arena->lease()) > limit_pages && arena->stats().cached_pages > 0;
+      if (pending.empty() && !above) {
+        // Only now: while pages are on their way back, requests that come in wait for the next round instead of miscounting them.
+        phase_ = Phase::kIdle;
+        options_.clear_abort();
+        if (answered) options_.set_urgent(false);
+        return;
+      }
+    }
+    const absl::Time released = options_.clock->Now();
+    const absl::Duration give_back = arena == nullptr ? absl::ZeroDuration() : GiveBack(arena, limit_pages);
+    const bool aborted = unwinding_since != absl::InfiniteFuture();
+    for (const Pending& one : pending) {
+      const absl::Time waited_until = aborted ? unwinding_since : released;
+      Answer(one, {.cached = one.cached,
+                   .wait = std::max(absl::ZeroDuration(), waited_until - one.received - one.cached),
+                   .unwind = aborted ? released - unwinding_since : absl::ZeroDuration(),
+                   .give_back = give_back,
+                   .aborted = aborted,
+                   .boundary = !aborted});
+      answered = true;
+    }
+    absl::MutexLock lock(&mu_);
+    if (!aborted) stats_.boundary_waits += static_cast<int64_t>(pending.size());
+  }
+}
+
+void Reclaimer::ReturnCached() {
   pool::Arena* arena;
-  int64_t limit_pages;
   {
     absl::MutexLock lock(&mu_);
-    phase_ = Phase::kIdle;
-    options_.clear_abort();
-    patience_ends_ = absl::InfiniteFuture();
-    unwinding_since = unwinding_since_;
-    pending = std::exchange(pending_, {});
     arena = arena_;
-    limit_pages = limit_pages_;
   }
-  // A grant that was under way when memory was asked back is noticed here.
-  if (pending.empty() && (arena == nullptr || client_->held_pages(arena->lease()) <= limit_pages)) return;
-  const absl::Time released = options_.clock->Now();
-  const absl::Duration give_back = arena == nullptr ? absl::ZeroDuration() : GiveBack(arena, limit_pages);
-  if (pending.empty()) return;
-  const bool aborted = unwinding_since != absl::InfiniteFuture();
-  for (const Pending& one : pending) {
-    const absl::Time waited_until = aborted ? unwinding_since : released;
-    Answer(one, {.cached = one.cached,
-                 .wait = std::max(absl::ZeroDuration(), waited_until - one.received - one.cached),
-                 .unwind = aborted ? released - unwinding_since : absl::ZeroDuration(),
-                 .give_back = give_back,
-                 .aborted = aborted,
-                 .boundary = !aborted});
-  }
-  absl::MutexLock lock(&mu_);
-  if (!aborted) stats_.boundary_waits += static_cast<int64_t>(pending.size());
-  if (pending_.empty()) options_.set_urgent(false);
+  Begin(Phase::kCommit, false, std::nullopt);
+  if (arena != nullptr) GiveBack(arena, 0);
+  End();
 }
 
 void Reclaimer::RequestStop() {
@@ -181,8 +199,10 @@ void Reclaimer::AskToAbort() {
 
 void Reclaimer::Answer(const Pending& pending, const pool::ReclaimParts& parts) {
   const Status answered = client_->FinishRevoke(pending.request, parts);
-  // NOT_FOUND: an answer to a later request covered this one.
-  if (!answered.ok() && answered.code() != StatusCode::kNotFound && client_->connected()) {
+  // NOT_FOUND: an answer to a later request covered this one. FAILED_PRECONDITION: the limit has fallen again since, and the request
+  // that says so is on its way.
+  const bool expected = answered.code() == StatusCode::kNotFound || answered.code() == StatusCode::kFailedPrecondition;
+  if (!answered.ok() && !expected && client_->connected()) {
     Log(LogLevel::kWarning, "answer to a request for memory was refused", {{"error", answered}});
   }
   absl::MutexLock lock(&mu_);

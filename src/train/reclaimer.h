@@ -41,7 +41,7 @@ struct ReclaimerStats {
   absl::Duration slowest;      // from request to answer
 };
 
-// Begin, End and AwaitGate belong to the main thread; the rest is thread-safe.
+// Begin, End, ReturnCached and AwaitGate belong to the main thread; the rest is thread-safe.
 class Reclaimer {
  public:
   // Becomes the client's handler: make it before a reclaimable lease is opened. The client ends before the reclaimer does.
@@ -60,6 +60,8 @@ class Reclaimer {
   void Unwinding();
   // The phase ended; answers what waited for it.
   void End();
+  // Between phases: gives back every page that holds nothing.
+  void ReturnCached();
 
   // The main thread's way out: aborts what runs and opens the gate for good.
   void RequestStop();

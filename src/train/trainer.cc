@@ -203,13 +203,12 @@ Status Trainer::OpenJournals() {
 // Runs one sample and throws the result away: what it needed on top of the state is the least that training can do with, and is guaranteed
 // from here on.
 Status Trainer::Probe() {
-  pool::Arena* arena = session_->arena.get();
   TIDEPOOL_RETURN_IF_ERROR(session_->module->BeginGlobalBatch());
   bool done = false;
   while (!done) {
     TIDEPOOL_ASSIGN_OR_RETURN(const MicroBatchChoice choice, AwaitChoice(&*training_, 1, 0));
     TIDEPOOL_RETURN_IF_ERROR(Fetch(loader_.get(), *session_->dataset, {{position_, position_ + 1}}, 1));
-    TIDEPOOL_RETURN_IF_ERROR(arena->ReturnCached(0).status());
+    session_->reclaimer->ReturnCached();
     MicroBatch batch = Staged(*session_->dataset, 1);
     batch.global_batch_size = 1;
     const Attempt attempt{.batch = choice.batch,
@@ -236,8 +235,7 @@ Status Trainer::Park(const std::function<bool(int64_t)>& may_go, absl::Time dead
   if (gate == Gate::kGo) return {};
   if (gate == Gate::kTimedOut) {
     const bool paused = session_->reclaimer->paused();
-    // A lost broker is seen at the gate.
-    session_->arena->ReturnCached(0).status().IgnoreError();
+    session_->reclaimer->ReturnCached();
     Emit("paused", paused ? "inference has the device" : fmt::format("the limit is {}", FormatBytes(session_->reclaimer->limit_bytes())));
     const absl::Time start = clock_->Now();
     gate = session_->reclaimer->AwaitGate(may_go, deadline);

@@ -86,19 +86,19 @@ class TrainerTest : public ::testing::Test {
 
 TEST_F(TrainerTest, TrainsAndReportsEachStep) {
   TrainOptions options = TinyOptions(folder_ / "data");
-  options.epochs = 10;
+  options.epochs = 5;
   options.learning_rate = 0.02;
   options.evaluation_data = options.data;
   options.final_weights = folder_ / "final.safetensors";
   const Recorded run = Run(options);
   ASSERT_TRUE(run.status.ok()) << ToString(run.status);
   EXPECT_EQ(run.Count("started"), 1);
-  EXPECT_EQ(run.Count("step"), 40);
-  EXPECT_EQ(run.Count("evaluation"), 11);
+  EXPECT_EQ(run.Count("step"), 20);
+  EXPECT_EQ(run.Count("evaluation"), 6);
   EXPECT_EQ(run.lines.back().event, "finished");
   const TrainProgress last = run.lines.back();
-  EXPECT_EQ(last.samples, 400);
-  EXPECT_EQ(last.step, 40);
+  EXPECT_EQ(last.samples, 200);
+  EXPECT_EQ(last.step, 20);
   EXPECT_EQ(last.aborts, 0);
   EXPECT_GT(last.guaranteed_bytes, 0);
   TrainProgress first;
