@@ -18,7 +18,7 @@ constexpr double kSloFactor = 4;
 cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mode, double static_train_fraction) {
   cluster::NodeOptions options;
   options.device.capacity_bytes = settings.capacity_bytes;
-  options.static_train_fraction = static_train_fraction;
+  if (mode == serve::Mode::kStatic) options.static_train_fraction = static_train_fraction;
   options.server.repository = settings.data.repository;
   options.server.worker_binary = settings.worker_binary;
   options.server.worker_threads = settings.worker_threads;
