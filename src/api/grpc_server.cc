@@ -13,6 +13,7 @@
 
 #include "api/grpc_service.h"
 #include "api/listen_address.h"
+#include "base/log.h"
 
 namespace tidepool::api {
 namespace {
@@ -25,6 +26,10 @@ void InitPluginsOnce() {
   static std::once_flag once;
   std::call_once(once, [] {
     grpc::EnableDefaultHealthCheckService(true);
+    // Protobuf reports what is wrong with a peer's message on stderr; a peer must not be able to fill our log.
+    google::protobuf::SetLogHandler([](google::protobuf::LogLevel, const char*, int, const std::string& text) {
+      if (LogEnabled(LogLevel::kDebug)) Log(LogLevel::kDebug, "protobuf", {{"message", text}});
+    });
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
 }

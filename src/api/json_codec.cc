@@ -25,6 +25,14 @@ StatusOr<Json> ParseJson(std::string_view text) {
   }
 }
 
+// A value in an error text. Arrays and objects are only named: a client may nest them deeper than a recursive printer can go.
+std::string Shown(const Json& value) {
+  if (value.is_structured()) return fmt::format("an {}", value.type_name());
+  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() > 40) text = text.substr(0, 40) + "...";
+  return text;
+}
+
 StatusOr<std::string> StringField(const Json& object, const char* key, const std::string& where, bool required) {
   const auto it = object.find(key);
   if (it == object.end()) {
@@ -57,7 +65,7 @@ StatusOr<std::optional<int64_t>> CountParameter(const Json& parameters, const ch
   const auto it = parameters.find(key);
   if (it == parameters.end()) return std::optional<int64_t>();
   if (!it->is_number_integer() || (it->is_number_unsigned() && it->get<uint64_t>() > uint64_t{1} << 62) || it->get<int64_t>() < 0) {
-    return InvalidArgument("parameter '{}' of {} is {}; allowed: a whole number from 0 to 2^62", key, where, it->dump());
+    return InvalidArgument("parameter '{}' of {} is {}; allowed: a whole number from 0 to 2^62", key, where, Shown(*it));
   }
   return std::optional<int64_t>(it->get<int64_t>());
 }
@@ -69,7 +77,7 @@ StatusOr<std::vector<int64_t>> ReadShape(const Json& input, const std::string& w
   std::vector<int64_t> shape;
   for (const Json& dim : *it) {
     if (!dim.is_number_integer() || (dim.is_number_unsigned() && dim.get<uint64_t>() > uint64_t{1} << 62)) {
-      return InvalidArgument("\"shape\" of {} holds {}; allowed: whole numbers from 0 to 2^62", where, dim.dump());
+      return InvalidArgument("\"shape\" of {} holds {}; allowed: whole numbers from 0 to 2^62", where, Shown(dim));
     }
     shape.push_back(dim.get<int64_t>());
     if (shape.size() > kMaxRank) return InvalidArgument("\"shape\" of {} has more than {} dimensions", where, kMaxRank);
@@ -108,9 +116,8 @@ class ElementWriter {
 
  private:
   Status Wrong(const Json& value, std::string_view allowed) {
-    std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-    if (text.size() > 40) text = text.substr(0, 40) + "...";
-    return InvalidArgument("input '{}' of type {} holds {}; allowed: {}", tensor_->name, InferenceName(tensor_->datatype), text, allowed);
+    return InvalidArgument("input '{}' of type {} holds {}; allowed: {}", tensor_->name, InferenceName(tensor_->datatype), Shown(value),
+                           allowed);
   }
   template <typename Element>
   void AppendRaw(Element element) {

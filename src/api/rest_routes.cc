@@ -254,6 +254,8 @@ void StatusPage(FrontEnd* front_end, RouteCall call) {
   call.reply(std::move(response));
 }
 
+void NodeStatus(FrontEnd* front_end, RouteCall call) { call.reply(JsonResponse(front_end->options().status_json())); }
+
 struct RestRoute {
   const char* method;
   const char* pattern;
@@ -287,6 +289,10 @@ const RestRoute kRestRoutes[] = {
 
 Router MakeRestRouter(FrontEnd* front_end) {
   Router router;
+  if (front_end->options().status_json) {
+    router.Add("GET", "/v2/tidepool/status", "state of the whole node: memory, tenants, models, training",
+               [front_end](RouteCall call) { NodeStatus(front_end, std::move(call)); });
+  }
   for (const RestRoute& route : kRestRoutes) {
     router.Add(route.method, route.pattern, route.summary,
                [front_end, handler = route.handler](RouteCall call) { handler(front_end, std::move(call)); });
