@@ -1,13 +1,13 @@
 #include "train/train_worker.h"
 
-#include <pthread.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -36,29 +36,44 @@ StatusOr<std::string> ReadAll(UniqueFd fd) {
   return InvalidArgument("training options of more than {} bytes", kLargestOptions);
 }
 
-// SIGTERM and SIGINT, taken on a thread of their own.
+// SIGTERM and SIGINT, passed through a pipe to a thread that may lock. (A signal mask would not do: the arithmetic's libraries start
+// threads when they are loaded, before main could block anything.)
 class SignalThread {
  public:
   explicit SignalThread(StopToken* stop) {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGTERM);
-    sigaddset(&set_, SIGINT);
-    // Before any other thread exists, so that all of them inherit the mask.
-    ::pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    int ends[2];
+    TIDEPOOL_CHECK(::pipe2(ends, O_CLOEXEC) == 0, "pipe: {}", std::strerror(errno));
+    read_.reset(ends[0]);
+    write_fd_ = ends[1];
+    for (const int signal : {SIGTERM, SIGINT}) {
+      struct sigaction action = {};
+      action.sa_handler = [](int) {
+        const int saved = errno;
+        (void)!::write(write_fd_, "s", 1);
+        errno = saved;
+      };
+      action.sa_flags = SA_RESTART;
+      ::sigaction(signal, &action, nullptr);
+    }
     thread_ = std::thread([this, stop] {
-      int signal = 0;
-      while (::sigwait(&set_, &signal) == 0 && !ending_) stop->Stop();
+      char byte = 0;
+      while (true) {
+        const ssize_t n = ::read(read_.get(), &byte, 1);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0 || byte == 'e') return;
+        stop->Stop();
+      }
     });
   }
   ~SignalThread() {
-    ending_ = true;
-    ::pthread_kill(thread_.native_handle(), SIGTERM);
+    (void)!::write(write_fd_, "e", 1);
     thread_.join();
+    // The writing end stays open: a late signal finds it.
   }
 
  private:
-  sigset_t set_;
-  std::atomic<bool> ending_{false};
+  static inline int write_fd_ = -1;
+  UniqueFd read_;
   std::thread thread_;
 };
 
