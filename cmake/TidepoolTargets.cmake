@@ -24,7 +24,7 @@ endfunction()
 
 # tidepool_test(NAME SOURCES x_test.cc DEPS pool [TIMEOUT seconds] [LABELS ...])
 #   One GoogleTest program NAME_test and one ctest entry for it. The entry has the label folder-<folder>, and the target
-#   tests_<folder> builds all programs of one folder. The label `serial` keeps other tests from running beside it.
+#   tests_<folder> builds all programs of one folder. The labels `serial` and `system` keep other tests from running beside it.
 function(tidepool_test name)
   if(NOT TIDEPOOL_TESTS)
     return()
@@ -47,7 +47,7 @@ function(tidepool_test name)
   add_dependencies(tests_${folder} ${name}_test)
   list(APPEND ARG_LABELS folder-${folder})
   set_tests_properties(${name}_test PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
-  if("serial" IN_LIST ARG_LABELS)
+  if("serial" IN_LIST ARG_LABELS OR "system" IN_LIST ARG_LABELS)
     set_tests_properties(${name}_test PROPERTIES RUN_SERIAL ON)
   endif()
 endfunction()
