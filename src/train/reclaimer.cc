@@ -13,7 +13,8 @@ Reclaimer::Reclaimer(pool::Client* client, ReclaimerOptions options) : client_(c
     page_bytes_ = client_->device().memory().page_bytes();
   }
   client_->SetHandlers([this](const pool::RevokeRequest& request) { OnRevoke(request); },
-                       [this](pool::LeaseId, int64_t limit_pages, bool) { OnLimit(limit_pages); });
+                       // Taking the lock makes the gate look again.
+                       [this](pool::LeaseId, int64_t, bool) { absl::MutexLock lock(&mu_); });
   client_->SetDisconnectHandler([this] {
     absl::MutexLock lock(&mu_);
     disconnected_ = true;
@@ -34,13 +35,12 @@ void Reclaimer::SetArena(pool::Arena* arena) {
   absl::MutexLock lock(&mu_);
   options_.clock->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !in_handler_; }, absl::InfiniteFuture());
   arena_ = arena;
-  limit_pages_ = arena == nullptr ? 0 : client_->limit_pages(arena->lease());
 }
 
 Reclaimer::Gate Reclaimer::AwaitGate(const std::function<bool(int64_t limit_bytes)>& may_go, absl::Time deadline) {
   absl::MutexLock lock(&mu_);
   const std::function<bool()> open = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return stop_ || disconnected_ || (!client_->paused() && may_go(limit_pages_ * page_bytes_));
+    return stop_ || disconnected_ || (!client_->paused() && may_go(LimitPages() * page_bytes_));
   };
   const bool opened = options_.clock->Await(&mu_, open, deadline);
   if (disconnected_) return Gate::kDisconnected;
@@ -79,8 +79,7 @@ void Reclaimer::End() {
       unwinding_since = unwinding_since_;
       pending = std::exchange(pending_, {});
       arena = arena_;
-      // The client knows of a lower limit before its handler has been called for it.
-      limit_pages = arena == nullptr ? limit_pages_ : std::min(limit_pages_, client_->limit_pages(arena->lease()));
+      limit_pages = LimitPages();
       const bool above = arena != nullptr && client_->held_pages(arena->lease()) > limit_pages && arena->stats().cached_pages > 0;
       if (pending.empty() && !above) {
         // Only now: while pages are on their way back, requests that come in wait for the next round instead of miscounting them.
@@ -127,8 +126,10 @@ void Reclaimer::RequestStop() {
 
 int64_t Reclaimer::limit_bytes() const {
   absl::MutexLock lock(&mu_);
-  return limit_pages_ * page_bytes_;
+  return LimitPages() * page_bytes_;
 }
+
+int64_t Reclaimer::LimitPages() const { return arena_ == nullptr ? 0 : client_->limit_pages(arena_->lease()); }
 
 bool Reclaimer::stopped() const {
   absl::MutexLock lock(&mu_);
@@ -140,18 +141,12 @@ ReclaimerStats Reclaimer::stats() const {
   return stats_;
 }
 
-void Reclaimer::OnLimit(int64_t limit_pages) {
-  absl::MutexLock lock(&mu_);
-  limit_pages_ = limit_pages;
-}
-
 void Reclaimer::OnRevoke(const pool::RevokeRequest& request) {
   Pending pending{.request = request, .received = options_.clock->Now()};
   pool::Arena* arena;
   {
     absl::MutexLock lock(&mu_);
     ++stats_.requests;
-    limit_pages_ = std::min(request.limit_pages, client_->limit_pages(request.lease));
     arena = arena_;
     in_handler_ = true;
   }

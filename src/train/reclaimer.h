@@ -80,10 +80,11 @@ class Reclaimer {
   };
 
   void OnRevoke(const pool::RevokeRequest& request);
-  void OnLimit(int64_t limit_pages);
   void Answer(const Pending& pending, const pool::ReclaimParts& parts);
   // Gives back every cached page above `limit_pages`; how long that took.
   absl::Duration GiveBack(pool::Arena* arena, int64_t limit_pages);
+  // The client knows of a new limit before its handler is called for it.
+  int64_t LimitPages() const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void AskToAbort() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WatchPatience();
 
@@ -100,7 +101,6 @@ class Reclaimer {
   bool abort_asked_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<Pending> pending_ ABSL_GUARDED_BY(mu_);
   absl::Time patience_ends_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
-  int64_t limit_pages_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t page_bytes_ ABSL_GUARDED_BY(mu_) = 1;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   bool disconnected_ ABSL_GUARDED_BY(mu_) = false;
