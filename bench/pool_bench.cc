@@ -155,7 +155,6 @@ void BM_Memcpy(benchmark::State& state) {
   for (auto _ : state) {
     latencies.Measure([&] {
       std::memcpy(target.data(), source.data(), size);
-      benchmark::DoNotOptimize(target.data());
       benchmark::ClobberMemory();
     });
   }
@@ -219,7 +218,7 @@ void ReplaceBlocks(benchmark::State& state, Allocate&& allocate, Free&& free) {
   for (auto _ : state) {
     free(blocks[next]);
     blocks[next] = allocate(size_of(next * 7));
-    benchmark::DoNotOptimize(blocks[next]);
+    benchmark::ClobberMemory();
     next = (next + 1) % kLiveBlocks;
   }
   for (void* block : blocks) free(block);
