@@ -263,9 +263,9 @@ TEST_F(GrpcServerTest, CancelsTheRequestsOfAStreamThatEnds) {
 
 TEST_F(GrpcServerTest, ControlsTheRepositoryAndCounts) {
   inference::RepositoryIndexRequest all;
-  EXPECT_EQ((CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all).models_size()), 7);
+  EXPECT_EQ((CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all).models_size()), 8);
   all.set_ready(true);
-  EXPECT_EQ((CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all).models_size()), 6);
+  EXPECT_EQ((CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all).models_size()), 7);
   inference::RepositoryModelUnloadRequest unload;
   unload.set_model_name("scale");
   CallOk<inference::RepositoryModelUnloadRequest, inference::RepositoryModelUnloadResponse>(stub_.get(), &Stub::RepositoryModelUnload, unload);

@@ -162,10 +162,10 @@ TEST_F(RestServer, GivesRequestsADeadline) {
 
 TEST_F(RestServer, ControlsTheRepository) {
   const Json index = CallJson("POST", "/v2/repository/index");
-  EXPECT_EQ(index.size(), 7u);
+  EXPECT_EQ(index.size(), 8u);
   EXPECT_EQ(index[0]["name"], "broken");
   EXPECT_EQ(index[0]["state"], "UNAVAILABLE");
-  EXPECT_EQ(CallJson("POST", "/v2/repository/index", R"({"ready":true})").size(), 6u);
+  EXPECT_EQ(CallJson("POST", "/v2/repository/index", R"({"ready":true})").size(), 7u);
   EXPECT_EQ(CallJson("POST", "/v2/repository/models/scale/unload")["freed_bytes"], 1 << 20);
   EXPECT_EQ(CallJson("POST", "/v2/repository/models/scale/load", "{}"), Json::object());
   EXPECT_THAT(ErrorOf("/v2/repository/models/nothing/load", "", 404), HasSubstr("model 'nothing' is not in the repository"));
@@ -179,7 +179,7 @@ TEST_F(RestServer, CountsInStatisticsAndMetrics) {
   const Json stats = CallJson("GET", "/v2/models/scale/stats")["model_stats"][0];
   EXPECT_EQ(stats["inference_count"], 3);
   EXPECT_EQ(stats["inference_stats"]["success"]["count"], 3);
-  EXPECT_EQ(CallJson("GET", "/v2/models/stats")["model_stats"].size(), 7u);
+  EXPECT_EQ(CallJson("GET", "/v2/models/stats")["model_stats"].size(), 8u);
   const HttpAnswer metrics = Call("GET", "/metrics");
   EXPECT_THAT(metrics.headers.at("content-type"), StartsWith("text/plain"));
   EXPECT_THAT(metrics.body, HasSubstr("tidepool_requests_total{model=\"scale\"} 3"));

@@ -1,3 +1,4 @@
+#include <charconv>
 #include <cmath>
 
 #include "api/load/load.h"
@@ -5,6 +6,17 @@
 #include "base/units.h"
 
 namespace tidepool::api {
+namespace {
+
+// "30" or "30s", "5m".
+StatusOr<absl::Duration> ParseSeconds(std::string_view text) {
+  double seconds = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (error == std::errc() && end == text.data() + text.size() && std::isfinite(seconds) && seconds >= 0) return absl::Seconds(seconds);
+  return ParseDuration(text);
+}
+
+}  // namespace
 
 std::string_view Name(Arrivals arrivals) {
   switch (arrivals) {
@@ -39,7 +51,12 @@ void LoadOptions::Register(OptionTable* table) {
   table->Add({.key = "load.zipf", .help = "Exponent of the models' popularity; 0: all equal"}, &zipf);
   table->Add({.key = "load.trace_file", .flag = "trace", .help = "File of seconds,model rows, for arrivals trace", .metavar = "FILE"},
              &trace_file);
-  table->Add({.key = "load.seconds", .help = "Length of the load", .metavar = "DURATION"}, &length);
+  table->AddCustom({.key = "load.seconds", .help = "Length of the load, in seconds or as a duration", .metavar = "N"}, "duration",
+                   [this](std::string_view text) -> Status {
+                     TIDEPOOL_ASSIGN_OR_RETURN(length, ParseSeconds(text));
+                     return absl::OkStatus();
+                   },
+                   [this] { return fmt::format("{}s", absl::ToDoubleSeconds(length)); });
   table->Add({.key = "load.seed", .help = "The same seed gives the same load"}, &seed);
   table->Add({.key = "load.batch", .help = "Samples per request"}, &batch);
   table->Add({.key = "load.slo", .help = "Latency objective of every model; 0: slo_factor times its latency alone"}, &slo);

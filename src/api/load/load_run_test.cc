@@ -130,7 +130,7 @@ TEST_F(LoadRun, AsksEveryServableModelForAll) {
   ASSERT_TRUE(result.ok()) << ToString(result.status());
   std::vector<std::string> names;
   for (const LoadGroup& group : result->models) names.push_back(group.model);
-  EXPECT_EQ(names, (std::vector<std::string>{"full", "half", "held", "scale", "text", "tokens"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"copy", "full", "half", "held", "scale", "text", "tokens"}));
 }
 
 TEST_F(LoadRun, SaysWhatIsMissing) {

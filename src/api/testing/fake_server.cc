@@ -75,7 +75,8 @@ Status CheckInputs(const ModelStatus& model, const InferRequest& request) {
     return InvalidArgument("input '{}' is of type {}; allowed: {}", input.name, InferenceName(input.datatype),
                            InferenceName(wanted.datatype));
   }
-  if (input.shape.size() != 2 || input.shape[0] < 1 || input.shape[0] > model.max_batch_size || input.shape[1] != wanted.shape[1]) {
+  if (input.shape.size() != 2 || input.shape[0] < 1 || input.shape[0] > model.max_batch_size ||
+      (wanted.shape[1] >= 0 && input.shape[1] != wanted.shape[1])) {
     return InvalidArgument("input '{}' has shape {}; allowed: {} with a batch of 1 to {}", input.name, ShapeText(input.shape),
                            ShapeText(wanted.shape), model.max_batch_size);
   }
@@ -138,6 +139,7 @@ FakeServer::FakeServer() : state_(std::make_shared<State>()) {
   add(MakeModel("tokens", {"input_ids", DType::kI64, {-1, 8}}, {"sum", DType::kI64, {-1, 1}}));
   add(MakeModel("text", {"text", DType::kBytes, {-1, 1}}, {"upper", DType::kBytes, {-1, 1}}));
   add(MakeModel("half", {"x", DType::kF16, {-1, 2}}, {"y", DType::kF16, {-1, 2}}));
+  add(MakeModel("copy", {"x", DType::kU8, {-1, -1}}, {"y", DType::kU8, {-1, -1}}));
   state_->models["broken"].servable = false;
   state_->models["broken"].state = serve::ModelState::kAbsent;
   state_->models["broken"].reason = "model.toml: spec 'nonsense' is not known";

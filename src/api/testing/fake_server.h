@@ -5,6 +5,7 @@
 //   tokens  INT64 [-1,8] "input_ids" -> INT64 "sum" [-1,1]
 //   text    BYTES [-1,1] "text"  -> BYTES "upper"
 //   half    FP16 [-1,2] "x"      -> FP16 "y" = x
+//   copy    UINT8 [-1,-1] "x"    -> UINT8 "y" = x, of any size
 //   held    as scale, but answers only when Release is called, the request is cancelled or its deadline passes unseen
 //   full    refuses with RESOURCE_EXHAUSTED
 //   broken  cannot be served
