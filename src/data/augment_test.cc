@@ -15,6 +15,7 @@ Image Filled(int width, int height, const std::function<int(int x, int y, int c)
       for (int c = 0; c < 4; ++c) image.rgbx.push_back(static_cast<uint8_t>(value(x, y, c)));
     }
   }
+  image.rgbx.resize(image.rgbx.size() + kPixelPadding, 0xee);
   return image;
 }
 
@@ -118,11 +119,54 @@ TEST(CropToTensor, EnlargesAndKeepsAFlatPictureFlat) {
   for (int i = 0; i < 3 * 32 * 32; ++i) EXPECT_NEAR(out[i], (50 * (i / 1024 + 1) / 255.0 - 0.5) / 0.25, 1e-4);
 }
 
-TEST(CropToTensor, TakesAPictureOfOnePixel) {
-  const Image image = Filled(1, 1, [](int, int, int) { return 9; });
-  std::vector<float> out(3 * 5 * 5);
-  CropToTensor(image, 1, CentreCrop(1, 1), 5, kPlain, out);
-  for (const float value : out) EXPECT_FLOAT_EQ(value, 9);
+TEST(CropToTensor, TakesPicturesOfFewPixels) {
+  for (int width = 1; width < 6; ++width) {
+    for (int height = 1; height < 6; ++height) {
+      const Image image = Filled(width, height, [](int, int, int) { return 9; });
+      for (const int size : {1, 2, 5, 16}) {
+        std::vector<float> out(3 * size * size);
+        CropToTensor(image, 1, {.x = 0, .y = 0, .width = double(width), .height = double(height)}, size, kPlain, out);
+        for (const float value : out) ASSERT_FLOAT_EQ(value, 9) << width << " x " << height << " to " << size;
+      }
+    }
+  }
+}
+
+// The plain definition, in floating point.
+float Reference(const Image& image, double x0, double y0, double step_x, double step_y, int x, int y, int c) {
+  auto axis = [](double start, double step, int i, int limit) {
+    std::vector<double> weights(limit);
+    const double support = std::max(step, 1.0), centre = start + (i + 0.5) * step;
+    double sum = 0;
+    for (int s = 0; s < limit; ++s) sum += weights[s] = std::max(0.0, 1 - std::abs(s + 0.5 - centre) / support);
+    for (double& weight : weights) weight /= sum;
+    return weights;
+  };
+  const auto wx = axis(x0, step_x, x, image.width), wy = axis(y0, step_y, y, image.height);
+  double sum = 0;
+  for (int v = 0; v < image.height; ++v) {
+    for (int u = 0; u < image.width; ++u) sum += wx[u] * wy[v] * image.rgbx[4 * (v * image.width + u) + c];
+  }
+  return static_cast<float>(sum);
+}
+
+TEST(CropToTensor, IsTheTriangleFilter) {
+  const Image image = Filled(37, 29, [](int x, int y, int c) { return static_cast<int>(RandomBits(1, x * 100 + y, c) % 256); });
+  for (uint64_t i = 0; i < 20; ++i) {
+    Crop crop = RandomResizedCrop(37, 29, 0.1, 3, i);
+    crop.flip = false;
+    const int size = 3 + static_cast<int>(i) * 2;
+    std::vector<float> out(3 * size * size);
+    CropToTensor(image, 1, crop, size, kPlain, out);
+    for (int c = 0; c < 3; ++c) {
+      for (int y = 0; y < size; ++y) {
+        for (int x = 0; x < size; ++x) {
+          const float wanted = Reference(image, crop.x, crop.y, crop.width / size, crop.height / size, x, y, c);
+          ASSERT_NEAR(out[(c * size + y) * size + x], wanted, 0.5) << "crop " << i << " at " << x << ", " << y;
+        }
+      }
+    }
+  }
 }
 
 TEST(CropToTensor, ScalesTheCropWithAReducedDecode) {

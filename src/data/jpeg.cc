@@ -83,7 +83,7 @@ Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int sca
   if (handle == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
   image->width = ScaledSide(info.width, scale_denominator);
   image->height = ScaledSide(info.height, scale_denominator);
-  image->rgbx.resize(size_t{4} * image->width * image->height);
+  image->rgbx.resize(size_t{4} * image->width * image->height + kPixelPadding);
   const int format = info.cmyk ? TJPF_CMYK : TJPF_RGBX;
   if (tjDecompress2(handle, Bytes(jpeg), jpeg.size(), image->rgbx.data(), image->width, 4 * image->width, image->height, format,
                     TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS) != 0 &&

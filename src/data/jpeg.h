@@ -30,7 +30,8 @@ struct JpegInfo {
 };
 StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimits& limits = {});
 
-// Pixels as R, G, B, unused: four bytes each, rows without gaps.
+// Pixels as R, G, B, unused: four bytes each, rows without gaps, and kPixelPadding readable bytes behind the last one.
+inline constexpr size_t kPixelPadding = 16;
 struct Image {
   int width = 0;
   int height = 0;
