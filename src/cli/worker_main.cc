@@ -5,9 +5,7 @@
 #include <cstring>
 
 #include "serve/worker.h"
-#ifdef TIDEPOOL_HAS_TRAIN_WORKER
 #include "train/train_worker.h"
-#endif
 
 namespace {
 
@@ -23,9 +21,7 @@ constexpr char kHelp[] =
 int Dispatch(int argc, char** argv) {
   const char* verb = argc > 1 ? argv[1] : "";
   if (std::strcmp(verb, "serve") == 0) return tidepool::serve::RunServeWorkerMain(argc - 1, argv + 1);
-#ifdef TIDEPOOL_HAS_TRAIN_WORKER
   if (std::strcmp(verb, "train") == 0) return tidepool::train::RunTrainWorkerMain(argc - 1, argv + 1);
-#endif
   if (std::strcmp(verb, "--version") == 0) {
     std::printf("tidepool-worker %s\n", TIDEPOOL_VERSION);
     return 0;

@@ -122,9 +122,8 @@ std::optional<Batcher::Plan> Batcher::PlanBatch(ModelId model, const Queue& queu
   const bool can_grow = plan.batch.size < queue.options.max_batch_size && !plan.batch.requests.front().alone;
   if (can_grow && queue.options.delay > absl::ZeroDuration() && plan.lost == 0) {
     // Waiting for company ends in time for a batch that is one sample larger.
-    const absl::Time latest = must_end_by == absl::InfiniteFuture()
-                                  ? must_end_by
-                                  : must_end_by - estimator_->Expected(model, plan.batch.size + 1);
+    const absl::Time latest =
+        must_end_by == absl::InfiniteFuture() ? must_end_by : must_end_by - estimator_->Expected(model, plan.batch.size + 1);
     plan.due = std::max(now, std::min(oldest + queue.options.delay, latest));
   }
   return plan;

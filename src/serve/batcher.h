@@ -1,10 +1,13 @@
 // The queues in front of the device: one per model, with a limit. Decides what runs next, in which company, and what is refused.
 //
 // Order: requests that can still meet their target come before those that cannot, then the earliest target first; the same rule
-// orders requests inside a queue and the queues among each other. A request that has waited for `starvation_limit` counts as one that can
-// still meet its target, so nothing waits for ever. A batch grows while every member that could meet its target alone still does.
-// Pure: `now` comes in, decisions go out.
+// orders requests inside a queue and the queues among each other. A request that has waited for `starvation_limit` counts as one
+// that can still meet its target, so nothing waits for ever. A batch grows while every member that could meet its target alone
+// still does. Pure: `now` comes in, decisions go out.
 #pragma once
+
+#include <absl/container/flat_hash_map.h>
+#include <absl/time/time.h>
 
 #include <cstdint>
 #include <functional>
@@ -12,9 +15,6 @@
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <absl/container/flat_hash_map.h>
-#include <absl/time/time.h>
 
 #include "base/status.h"
 #include "serve/slo.h"
@@ -38,8 +38,8 @@ struct QueuedRequest {
 struct QueueOptions {
   std::string name;  // of the model, for messages
   int limit = 256;
-  int max_batch_size = 8;                        // samples
-  absl::Duration delay = absl::ZeroDuration();   // the longest a request waits for company while the device is free
+  int max_batch_size = 8;                       // samples
+  absl::Duration delay = absl::ZeroDuration();  // the longest a request waits for company while the device is free
 };
 
 struct Batch {
@@ -57,8 +57,8 @@ struct Refusal {
 struct QueueDemand {
   ModelId model;
   int queued = 0;
-  absl::Time target;          // the earliest
-  absl::Time waiting_since;   // the earliest receipt
+  absl::Time target;         // the earliest
+  absl::Time waiting_since;  // the earliest receipt
 };
 
 // Thread-compatible.
@@ -85,7 +85,8 @@ class Batcher {
   std::vector<Refusal> Expire(absl::Time now, const std::function<void(ModelId)>& doubted);
   // Takes out the batch to run now, at most `slab_free_bytes` large, or nothing.
   std::optional<Batch> Next(absl::Time now, const Cutoff& cutoff, int64_t slab_free_bytes);
-  // The next time at which Expire or Next may do something, if nothing is added before. `device_free`: whether Next would be called.
+  // The next time at which Expire or Next may do something, if nothing is added before. `device_free`: whether Next would be
+  // called.
   absl::Time NextWake(absl::Time now, const Cutoff& cutoff, bool device_free) const;
 
   std::vector<QueueDemand> Demands() const;  // of non-empty queues
@@ -108,7 +109,8 @@ class Batcher {
     absl::Time target;
   };
   bool Lost(const QueuedRequest& request, absl::Time now) const;
-  std::optional<Plan> PlanBatch(ModelId model, const Queue& queue, absl::Time now, absl::Time cutoff, int64_t slab_free_bytes) const;
+  std::optional<Plan> PlanBatch(ModelId model, const Queue& queue, absl::Time now, absl::Time cutoff,
+                                int64_t slab_free_bytes) const;
   absl::Time RefuseAt(const QueuedRequest& request) const;
 
   const ComputeEstimator* estimator_;

@@ -1,10 +1,10 @@
 #include "serve/batcher.h"
 
-#include <random>
-#include <set>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <random>
+#include <set>
 
 namespace tidepool::serve {
 namespace {
@@ -24,7 +24,12 @@ class BatcherTest : public ::testing::Test {
     batcher_.SetQueue(kB, {.name = "b", .limit = 8, .max_batch_size = 4});
   }
   QueuedRequest Make(ModelId model, int received_ms, int target_ms, int batch = 1) {
-    return {.id = RequestId(++last_), .model = model, .received = At(received_ms), .target = At(target_ms), .batch = batch, .slab_bytes = 100};
+    return {.id = RequestId(++last_),
+            .model = model,
+            .received = At(received_ms),
+            .target = At(target_ms),
+            .batch = batch,
+            .slab_bytes = 100};
   }
   uint64_t Add(QueuedRequest request) {
     EXPECT_TRUE(batcher_.Add(request).ok());
@@ -170,7 +175,8 @@ TEST(BatcherProperty, LosesNothingAndKeepsItsLimitsOnRandomSchedules) {
     Batcher batcher(&estimator, absl::Milliseconds(300));
     std::map<ModelId, QueueOptions> queues;
     for (uint32_t m = 1; m <= 3; ++m) {
-      queues[ModelId(m)] = {.name = "m", .limit = 1 + pick(10), .max_batch_size = 1 + pick(6), .delay = absl::Milliseconds(pick(3) * 5)};
+      queues[ModelId(m)] = {
+          .name = "m", .limit = 1 + pick(10), .max_batch_size = 1 + pick(6), .delay = absl::Milliseconds(pick(3) * 5)};
       batcher.SetQueue(ModelId(m), queues[ModelId(m)]);
     }
     std::set<uint64_t> inside;
@@ -184,9 +190,14 @@ TEST(BatcherProperty, LosesNothingAndKeepsItsLimitsOnRandomSchedules) {
       switch (pick(5)) {
         case 0:
         case 1: {
-          QueuedRequest request{.id = RequestId(++last), .model = model, .received = At(now), .target = At(now + pick(100)),
-                                .batch = 1 + pick(queues[model].max_batch_size), .shape_class = static_cast<uint64_t>(pick(2)),
-                                .slab_bytes = 1 + pick(50), .alone = pick(10) == 0};
+          QueuedRequest request{.id = RequestId(++last),
+                                .model = model,
+                                .received = At(now),
+                                .target = At(now + pick(100)),
+                                .batch = 1 + pick(queues[model].max_batch_size),
+                                .shape_class = static_cast<uint64_t>(pick(2)),
+                                .slab_bytes = 1 + pick(50),
+                                .alone = pick(10) == 0};
           if (pick(3) == 0) request.deadline = At(now + pick(60));
           const bool full = batcher.queued(model) >= queues[model].limit;
           const Status added = batcher.Add(request);
@@ -203,7 +214,8 @@ TEST(BatcherProperty, LosesNothingAndKeepsItsLimitsOnRandomSchedules) {
           break;
         }
         default: {
-          for (const Refusal& refusal : batcher.Expire(At(now), [&](ModelId m) { estimator.Doubt(m); })) leave(refusal.request.id);
+          for (const Refusal& refusal : batcher.Expire(At(now), [&](ModelId m) { estimator.Doubt(m); }))
+            leave(refusal.request.id);
           const int64_t slab = 60 + pick(200);
           const auto batch = batcher.Next(At(now), all, slab);
           if (!batch) {

@@ -1,11 +1,10 @@
 #include "serve/catalog.h"
 
+#include <fmt/ranges.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <charconv>
-
-#include <fmt/ranges.h>
 
 #include "base/text.h"
 #include "base/units.h"
@@ -43,7 +42,7 @@ struct ScanCache {
     int64_t weight_bytes = 0, packed_bytes = 0;
   };
   std::map<std::string, StatusOr<std::shared_ptr<const model::Graph>>> graphs;  // by spec
-  std::map<std::string, File> files;                                           // by path
+  std::map<std::string, File> files;                                            // by path
 
   StatusOr<std::shared_ptr<const model::Graph>> GraphOf(const std::string& spec) {
     const auto found = graphs.find(spec);
@@ -100,7 +99,8 @@ void CheckInput(const TensorMetadata& expected, int64_t sample_bytes, const Tens
                 std::vector<std::string>* faults) {
   const std::string who = fmt::format("input '{}'", expected.name);
   if (tensor.datatype != expected.datatype) {
-    faults->push_back(fmt::format("{} has datatype {}; allowed: {}", who, InferenceName(tensor.datatype), InferenceName(expected.datatype)));
+    faults->push_back(
+        fmt::format("{} has datatype {}; allowed: {}", who, InferenceName(tensor.datatype), InferenceName(expected.datatype)));
   }
   const bool fits = tensor.shape.size() == expected.shape.size() &&
                     std::equal(tensor.shape.begin() + 1, tensor.shape.end(), expected.shape.begin() + 1);
@@ -115,11 +115,12 @@ void CheckInput(const TensorMetadata& expected, int64_t sample_bytes, const Tens
     return;
   }
   if (static_cast<int64_t>(tensor.data.size()) != size * sample_bytes) {
-    faults->push_back(fmt::format("{} has {} bytes of data; allowed: {} for shape {}", who, tensor.data.size(), size * sample_bytes,
-                                  ShapeText(tensor.shape)));
+    faults->push_back(fmt::format("{} has {} bytes of data; allowed: {} for shape {}", who, tensor.data.size(),
+                                  size * sample_bytes, ShapeText(tensor.shape)));
   }
   if (*batch == 0) *batch = size;
-  if (*batch != size) faults->push_back(fmt::format("{} has batch size {}; allowed: {} as in the inputs before", who, size, *batch));
+  if (*batch != size)
+    faults->push_back(fmt::format("{} has batch size {}; allowed: {} as in the inputs before", who, size, *batch));
 }
 
 }  // namespace
@@ -145,9 +146,10 @@ StatusOr<std::shared_ptr<const Catalog>> Catalog::Scan(const std::string& reposi
       model->spec = source.spec;
       model->weights_path = source.WeightsPath(repository, version);
       model->serving = source.serving;
-      model->identity = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}", model->lease_name, model->spec, model->weights_path,
-                                    FileIdentity(model->weights_path), source.serving.max_batch_size, source.serving.queue_limit,
-                                    absl::ToInt64Nanoseconds(source.serving.slo), absl::ToInt64Nanoseconds(source.serving.batch_delay));
+      model->identity =
+          fmt::format("{}|{}|{}|{}|{}|{}|{}|{}", model->lease_name, model->spec, model->weights_path,
+                      FileIdentity(model->weights_path), source.serving.max_batch_size, source.serving.queue_limit,
+                      absl::ToInt64Nanoseconds(source.serving.slo), absl::ToInt64Nanoseconds(source.serving.batch_delay));
       std::shared_ptr<const CatalogModel> old;
       if (previous != nullptr) {
         const auto same_name = previous->entries_.find(source.name);
@@ -175,7 +177,8 @@ StatusOr<std::shared_ptr<const CatalogModel>> Catalog::Find(const std::string& n
     std::vector<std::string> names;
     for (const auto& [known, unused] : entries_) names.push_back(known);
     const std::string nearest = NearestName(name, names);
-    return NotFound("no model '{}' in the repository{}", name, nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest));
+    return NotFound("no model '{}' in the repository{}", name,
+                    nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest));
   }
   const auto& versions = entry->second.versions;
   if (versions.empty()) return FailedPrecondition("model '{}' cannot be served: {}", name, MessageOf(entry->second.status));
@@ -205,7 +208,8 @@ StatusOr<CheckedRequest> CheckRequest(const CatalogModel& model, const InferRequ
   int64_t batch = 0;
   for (size_t i = 0; i < request.inputs.size(); ++i) {
     const Tensor& tensor = request.inputs[i];
-    const auto found = std::find_if(model.inputs.begin(), model.inputs.end(), [&](const auto& each) { return each.name == tensor.name; });
+    const auto found =
+        std::find_if(model.inputs.begin(), model.inputs.end(), [&](const auto& each) { return each.name == tensor.name; });
     if (found == model.inputs.end()) {
       faults.push_back(fmt::format("input '{}' is unknown; allowed: {}", tensor.name, JoinText(NamesOf(model.inputs), ", ")));
       continue;
@@ -225,7 +229,8 @@ StatusOr<CheckedRequest> CheckRequest(const CatalogModel& model, const InferRequ
     }
   }
   for (const std::string& name : request.outputs) {
-    const auto found = std::find_if(model.outputs.begin(), model.outputs.end(), [&](const auto& each) { return each.name == name; });
+    const auto found =
+        std::find_if(model.outputs.begin(), model.outputs.end(), [&](const auto& each) { return each.name == name; });
     if (found == model.outputs.end()) {
       faults.push_back(fmt::format("output '{}' is unknown; allowed: {}", name, JoinText(NamesOf(model.outputs), ", ")));
     } else {

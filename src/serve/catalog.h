@@ -22,7 +22,7 @@ struct CatalogModel {
   std::string lease_name;  // "resnet18-a", or "resnet18-a:3" for a version that is not the highest
   int64_t version = 0;
   std::string spec, weights_path;
-  std::string identity;    // changes when anything does that makes a loaded copy stale
+  std::string identity;  // changes when anything does that makes a loaded copy stale
   model::ServingConfig serving;
   std::shared_ptr<const model::Graph> graph;  // null if not servable
   std::vector<TensorMetadata> inputs, outputs;

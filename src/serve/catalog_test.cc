@@ -1,11 +1,11 @@
 #include "serve/catalog.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "model/families.h"
 #include "model/safetensors.h"
@@ -29,8 +29,8 @@ class CatalogTest : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(repository_); }
   void Create(const std::string& name, uint64_t seed = 1, int64_t version = 1) {
-    const Status status =
-        model::CreateModel({.repository = repository_, .name = name, .spec = kSpec, .seed = seed, .version = version, .overwrite = true});
+    const Status status = model::CreateModel(
+        {.repository = repository_, .name = name, .spec = kSpec, .seed = seed, .version = version, .overwrite = true});
     ASSERT_TRUE(status.ok()) << ToString(status);
   }
   std::shared_ptr<const Catalog> Scan(const Catalog* previous = nullptr) {
@@ -125,7 +125,8 @@ TEST_F(CatalogTest, ChecksRequestsOfSeveralSamples) {
   request.inputs[0].shape = {int64_t{1} << 62, 3, 32, 32};
   EXPECT_FALSE(CheckRequest(**model, request).ok());
   request.inputs.clear();
-  EXPECT_THAT(MessageOf(CheckRequest(**model, request).status()), HasSubstr("input 'image' is missing; needed: FP32 of shape [-1,3,32,32]"));
+  EXPECT_THAT(MessageOf(CheckRequest(**model, request).status()),
+              HasSubstr("input 'image' is missing; needed: FP32 of shape [-1,3,32,32]"));
 }
 
 TEST(EstimateWorkspace, GrowsWithTheBatchAndCoversTheLargestPairOfActivations) {
@@ -139,7 +140,8 @@ TEST(EstimateWorkspace, GrowsWithTheBatchAndCoversTheLargestPairOfActivations) {
 
 TEST(BytesPerSample, RefusesOpenAndAbsurdDimensions) {
   EXPECT_EQ(*BytesPerSample({.name = "x", .shape = {-1, 3}}), 12);
-  EXPECT_THAT(MessageOf(BytesPerSample({.name = "x", .shape = {3}}).status()), HasSubstr("'x' has shape [3]; allowed: the batch (-1) first"));
+  EXPECT_THAT(MessageOf(BytesPerSample({.name = "x", .shape = {3}}).status()),
+              HasSubstr("'x' has shape [3]; allowed: the batch (-1) first"));
   EXPECT_FALSE(BytesPerSample({.name = "x", .shape = {-1, -1}}).ok());
   EXPECT_FALSE(BytesPerSample({.name = "x", .shape = {-1, int64_t{1} << 40, 1 << 20}}).ok());
 }

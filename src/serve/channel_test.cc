@@ -1,13 +1,12 @@
 // Protocol, slab and packer: what crosses between the processes.
 #include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <sys/mman.h>
 
 #include <cstring>
 #include <random>
 #include <set>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "base/units.h"
 #include "serve/packer.h"
@@ -20,17 +19,20 @@ namespace {
 using ::testing::HasSubstr;
 
 std::vector<Message> OneOfEach() {
-  return {HelloMessage{.slab_bytes = 1 << 20},
-          LoadMessage{.job = JobId(7), .name = "a", .spec = "resnet18:width=8", .path = "/x/y", .grow_slack_ns = 5, .limit_ns = 6},
-          CancelMessage{JobId(8)},
-          UnloadMessage{JobId(9), JobId(7)},
-          ExecuteMessage{.job = JobId(10), .instance = JobId(7), .batch = 3, .inputs = {{0, 64}, {128, 7}}, .outputs = {{192, 1}}},
-          ShutdownMessage{},
-          HelloReplyMessage{.pid = 42, .runtime = "torch"},
-          LoadDoneMessage{.job = JobId(7), .status = NotFound("gone"), .pages = 3, .bytes = 4, .grow_ns = 5, .read_ns = 6, .total_ns = 7},
-          UnloadDoneMessage{.job = JobId(9), .freed_bytes = 11},
-          ExecuteDoneMessage{.job = JobId(10), .start_ns = 1, .end_ns = 2, .pieces = 2, .workspace_pages = 3, .workspace_peak_pages = 4},
-          WorkspaceMessage{.pages = 5}};
+  return {
+      HelloMessage{.slab_bytes = 1 << 20},
+      LoadMessage{.job = JobId(7), .name = "a", .spec = "resnet18:width=8", .path = "/x/y", .grow_slack_ns = 5, .limit_ns = 6},
+      CancelMessage{JobId(8)},
+      UnloadMessage{JobId(9), JobId(7)},
+      ExecuteMessage{.job = JobId(10), .instance = JobId(7), .batch = 3, .inputs = {{0, 64}, {128, 7}}, .outputs = {{192, 1}}},
+      ShutdownMessage{},
+      HelloReplyMessage{.pid = 42, .runtime = "torch"},
+      LoadDoneMessage{
+          .job = JobId(7), .status = NotFound("gone"), .pages = 3, .bytes = 4, .grow_ns = 5, .read_ns = 6, .total_ns = 7},
+      UnloadDoneMessage{.job = JobId(9), .freed_bytes = 11},
+      ExecuteDoneMessage{
+          .job = JobId(10), .start_ns = 1, .end_ns = 2, .pieces = 2, .workspace_pages = 3, .workspace_peak_pages = 4},
+      WorkspaceMessage{.pages = 5}};
 }
 
 TEST(Protocol, ReadsBackEveryMessage) {
@@ -82,7 +84,8 @@ TEST(Protocol, SurvivesRandomDamage) {
 }
 
 TEST(Protocol, RefusesNegativeAmountsTooManyTensorsAndUnknownTypes) {
-  EXPECT_THAT(MessageOf(Decode(Encode(LoadMessage{.grow_slack_ns = -1})).status()), HasSubstr("the slack is -1; allowed: 0 or more"));
+  EXPECT_THAT(MessageOf(Decode(Encode(LoadMessage{.grow_slack_ns = -1})).status()),
+              HasSubstr("the slack is -1; allowed: 0 or more"));
   ExecuteMessage many;
   many.inputs.resize(kMaxProtocolTensors + 1);
   EXPECT_THAT(MessageOf(Decode(Encode(many)).status()), HasSubstr("257 inputs; allowed: up to 256"));
@@ -178,7 +181,8 @@ TEST(Packer, FillsScatteredExtentsWithoutOverlap) {
       ASSERT_TRUE(inside) << "a tensor straddles extents";
       if (sizes[i] == 0) continue;
       ASSERT_TRUE(placed.emplace(offset, sizes[i]).second);
-      for (int64_t page = offset / kPage; page <= (offset + sizes[i] - 1) / kPage; ++page) used.insert(static_cast<device::PageIndex>(page));
+      for (int64_t page = offset / kPage; page <= (offset + sizes[i] - 1) / kPage; ++page)
+        used.insert(static_cast<device::PageIndex>(page));
     }
     ASSERT_EQ(without, packing.left_over.size());
     for (auto it = placed.begin(); it != placed.end() && std::next(it) != placed.end(); ++it) {

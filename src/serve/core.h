@@ -1,9 +1,11 @@
 // The serving state machine of one node: every decision of the front end, without threads, sockets, bytes or time.
 //
-// Events come in (a request, its cancellation, an answer of the worker, the worker's death); Step returns what to do now and when to
-// come back. Every accepted request leaves exactly once: through `answers` of a Step or through ExecutionResult. The shell in server.cc
-// and the simulation run this same class. Owned by one thread.
+// Events come in (a request, its cancellation, an answer of the worker, the worker's death); Step returns what to do now and when
+// to come back. Every accepted request leaves exactly once: through `answers` of a Step or through ExecutionResult. The shell in
+// server.cc and the simulation run this same class. Owned by one thread.
 #pragma once
+
+#include <absl/time/time.h>
 
 #include <cstdint>
 #include <functional>
@@ -12,8 +14,6 @@
 #include <set>
 #include <string>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/status.h"
 #include "serve/batcher.h"
@@ -44,7 +44,8 @@ struct ModelTraits {
 
 // Counters of one model since start.
 struct ModelCounters {
-  int64_t requests = 0, failures = 0, executions = 0, batched_requests = 0, loads = 0, evictions = 0, rejected = 0, within_slo = 0;
+  int64_t requests = 0, failures = 0, executions = 0, batched_requests = 0, loads = 0, evictions = 0, rejected = 0,
+          within_slo = 0;
   absl::Duration queue_time, compute_time, load_time;
 };
 
@@ -115,8 +116,8 @@ class Core {
 
   // An error answers the request here; it is not queued then.
   Status Submit(QueuedRequest request, absl::Time now);  // sets `target`
-  // OK: it was queued and is out now. FAILED_PRECONDITION: it runs or has been answered. If nobody else is in its batch the worker is
-  // told to stop.
+  // OK: it was queued and is out now. FAILED_PRECONDITION: it runs or has been answered. If nobody else is in its batch the
+  // worker is told to stop.
   Status Cancel(ModelId model, RequestId request);
   void LoadModel(ModelId model, WaiterId waiter, absl::Time deadline, absl::Time now);
   void UnloadModel(ModelId model, WaiterId waiter, absl::Time deadline);
@@ -163,7 +164,7 @@ class Core {
     ModelTraits traits;
     SloAccount slo;
     ModelCounters counters;
-    JobId instance;            // of a resident one: the job of its load
+    JobId instance;  // of a resident one: the job of its load
     JobId unload_job;
     absl::Time load_started, ready_since = absl::InfinitePast();
     bool unload_wanted = false;  // by a user, or because the model is retired

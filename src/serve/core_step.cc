@@ -8,7 +8,8 @@
 namespace tidepool::serve {
 namespace {
 
-constexpr absl::Duration kLeastGrowSlack = absl::Milliseconds(20);
+// The broker gives a tenant 200 ms to hand memory over; giving up before would waste a handover that is under way.
+constexpr absl::Duration kLeastGrowSlack = absl::Milliseconds(250);
 
 }  // namespace
 
@@ -59,7 +60,7 @@ void Core::ExpireWaitingForLoads(absl::Time now) {
     }
     const Model& model = models_.at(demand.model);
     const Status& failure = residency_.last_failure(demand.model);
-    const std::string reason = !worker_up_    ? "the device worker is not running"
+    const std::string reason = !worker_up_     ? "the device worker is not running"
                                : !failure.ok() ? ToString(failure)
                                                : "the device had no room or time for it";
     for (const QueuedRequest& request : batcher_.RemoveAll(demand.model)) {
@@ -92,8 +93,8 @@ void Core::ExpireWaiters(absl::Time now) {
                                               failure.ok() ? "" : "; the last attempt: " + ToString(failure)));
     }
     if (!model.unload_waiters.empty()) {
-      expire(&model.unload_waiters, fmt::format("model '{}' is not unloaded yet; {} requests wait for it", model.traits.name,
-                                                batcher_.queued(id)));
+      expire(&model.unload_waiters,
+             fmt::format("model '{}' is not unloaded yet; {} requests wait for it", model.traits.name, batcher_.queued(id)));
     }
   }
 }

@@ -1,11 +1,11 @@
 // The whole serving state machine in virtual time, against a worker that loads, fails, runs out of memory and dies.
 #include "serve/core.h"
 
-#include <random>
-#include <set>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <random>
+#include <set>
 
 namespace tidepool::serve {
 namespace {
@@ -61,9 +61,9 @@ class World {
     resident_.clear();
     core_.OnWorkerLost("was killed by signal 9", now_);
     events_.emplace(now_ + absl::Milliseconds(100), Event{false, [this] {
-                      worker_up_ = true;
-                      core_.OnWorkerUp();
-                    }});
+                                                            worker_up_ = true;
+                                                            core_.OnWorkerUp();
+                                                          }});
     Step();
   }
   // Runs until nothing is left to do before `end`.
@@ -98,9 +98,7 @@ class World {
     ASSERT_LE(running_, 1);
   }
 
-  int64_t Held() const {
-    return static_cast<int64_t>(resident_.size()) * settings_.model_pages;
-  }
+  int64_t Held() const { return static_cast<int64_t>(resident_.size()) * settings_.model_pages; }
   int64_t Available() const { return settings_.total_pages - Held(); }
 
   Settings settings_;
@@ -186,15 +184,16 @@ class World {
     if (actions.task_switch != TaskSwitch::Action::kNone) {
       const bool pause = actions.task_switch == TaskSwitch::Action::kPause;
       events_.emplace(now_ + absl::Milliseconds(3), Event{false, [this, pause] {
-        paused_ = pause;
-        ++(pause ? pauses_ : resumes_);
-        if (pause) {
-          core_.OnPaused(Status(), now_);
-        } else {
-          EXPECT_EQ(Held(), 0) << "training resumed while models are resident";
-          core_.OnResumed(Status(), now_);
-        }
-      }});
+                                                            paused_ = pause;
+                                                            ++(pause ? pauses_ : resumes_);
+                                                            if (pause) {
+                                                              core_.OnPaused(Status(), now_);
+                                                            } else {
+                                                              EXPECT_EQ(Held(), 0)
+                                                                  << "training resumed while models are resident";
+                                                              core_.OnResumed(Status(), now_);
+                                                            }
+                                                          }});
     }
     if (!actions.kill_worker.empty()) Kill();
   }

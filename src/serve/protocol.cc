@@ -6,8 +6,17 @@ namespace tidepool::serve {
 namespace {
 
 enum class Type : uint16_t {
-  kHello = 1, kLoad = 2, kCancel = 3, kUnload = 4, kExecute = 5, kShutdown = 6,
-  kHelloReply = 101, kLoadDone = 102, kUnloadDone = 103, kExecuteDone = 104, kWorkspace = 105,
+  kHello = 1,
+  kLoad = 2,
+  kCancel = 3,
+  kUnload = 4,
+  kExecute = 5,
+  kShutdown = 6,
+  kHelloReply = 101,
+  kLoadDone = 102,
+  kUnloadDone = 103,
+  kExecuteDone = 104,
+  kWorkspace = 105,
 };
 
 class Writer {
@@ -244,8 +253,9 @@ Message ReadBody(Type type, JobId job, Reader& r) {
 Status CheckRange(const SlabRange& range, int64_t slab_bytes) {
   const uint64_t limit = static_cast<uint64_t>(slab_bytes);
   if (range.offset % kSlabAlignment != 0 || range.offset > limit || range.size > limit - range.offset) {
-    return InvalidArgument("slab range at {} of {} bytes is outside the slab or misaligned; allowed: multiples of {} inside {} bytes",
-                           range.offset, range.size, kSlabAlignment, limit);
+    return InvalidArgument(
+        "slab range at {} of {} bytes is outside the slab or misaligned; allowed: multiples of {} inside {} bytes", range.offset,
+        range.size, kSlabAlignment, limit);
   }
   return {};
 }
@@ -261,8 +271,9 @@ StatusOr<Message> Decode(std::string_view data) {
   TIDEPOOL_RETURN_IF_ERROR(reader.fault());
   if (magic != kProtocolMagic) return InvalidArgument("the message starts with {:#x}; allowed: {:#x}", magic, kProtocolMagic);
   if (version != kProtocolVersion) {
-    return FailedPrecondition("the peer speaks version {} of the serving channel, this program version {}; use one build for both",
-                              version, kProtocolVersion);
+    return FailedPrecondition(
+        "the peer speaks version {} of the serving channel, this program version {}; use one build for both", version,
+        kProtocolVersion);
   }
   Message message = ReadBody(static_cast<Type>(type), job, reader);
   TIDEPOOL_RETURN_IF_ERROR(Annotate(reader.Finish(), fmt::format("message of type {}", type)));

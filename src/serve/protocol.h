@@ -1,5 +1,5 @@
-// Messages between the serving front end and its device worker, on a sequenced-packet socket; tensor bytes lie in a shared slab of
-// which messages carry offsets. docs/serve.md has the format to the byte. One format change = one version bump.
+// Messages between the serving front end and its device worker, on a sequenced-packet socket; tensor bytes lie in a shared slab
+// of which messages carry offsets. docs/serve.md has the format to the byte. One format change = one version bump.
 //
 // Decoding trusts nothing: lengths, counts, strings and the end of the message are checked, and what is refused is named.
 #pragma once

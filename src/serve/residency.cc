@@ -15,10 +15,8 @@ bool IsMemoryShortage(const Status& status) {
     case StatusCode::kDeadlineExceeded:
     case StatusCode::kCancelled:
     case StatusCode::kAborted:
-    case StatusCode::kUnavailable:
-      return true;
-    default:
-      return false;
+    case StatusCode::kUnavailable: return true;
+    default: return false;
   }
 }
 
@@ -89,9 +87,10 @@ void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situati
     }
     decision->impossible.push_back(
         {demand.model,
-         ResourceExhausted("model '{}' needs {} pages for its weights and {} for its activations; at most {} pages can be had for "
-                           "models at this moment",
-                           wanted.name, wanted.pages, workspace, total)});
+         ResourceExhausted(
+             "model '{}' needs {} pages for its weights and {} for its activations; at most {} pages can be had for "
+             "models at this moment",
+             wanted.name, wanted.pages, workspace, total)});
     return;
   }
   int64_t missing = held + wanted.pages - room;
@@ -161,8 +160,8 @@ void Residency::EvictIdle(const Situation& situation, ResidencyDecision* decisio
 
 ResidencyDecision Residency::Decide(const Situation& situation) {
   ResidencyDecision decision;
-  const bool loading = std::any_of(models_.begin(), models_.end(),
-                                   [](const auto& entry) { return entry.second.state == State::kLoading; });
+  const bool loading =
+      std::any_of(models_.begin(), models_.end(), [](const auto& entry) { return entry.second.state == State::kLoading; });
   std::vector<const ResidencyDemand*> wanted;
   for (const ResidencyDemand& demand : situation.demands) {
     const Model& model = models_.at(demand.model);
@@ -174,9 +173,8 @@ ResidencyDecision Residency::Decide(const Situation& situation) {
     wanted.push_back(&demand);
   }
   if (!loading && situation.may_load) {
-    std::sort(wanted.begin(), wanted.end(), [](const auto* a, const auto* b) {
-      return std::tie(a->target, a->model) < std::tie(b->target, b->model);
-    });
+    std::sort(wanted.begin(), wanted.end(),
+              [](const auto* a, const auto* b) { return std::tie(a->target, a->model) < std::tie(b->target, b->model); });
     // The most urgent model that can be had at all; those behind it wait their turn, so it is not starved by smaller ones.
     for (const ResidencyDemand* demand : wanted) {
       const size_t impossible = decision.impossible.size();

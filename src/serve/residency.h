@@ -2,10 +2,12 @@
 // stops for task-switch mode. Pure: `now` and a picture of the situation come in, decisions go out.
 //
 // A model is absent, loading, ready, draining (only older requests still run on it) or unloading. One load runs at a time.
-// Victims are the coldest models without queued or running work; hotness is the number of requests, halved every `hotness_half_life`, ties by
-// last use. If only busy models are left and a request has waited for `starvation_limit`, the coldest busy one is drained: what it
-// had accepted until then still runs, then it goes.
+// Victims are the coldest models without queued or running work; hotness is the number of requests, halved every
+// `hotness_half_life`, ties by last use. If only busy models are left and a request has waited for `starvation_limit`, the
+// coldest busy one is drained: what it had accepted until then still runs, then it goes.
 #pragma once
+
+#include <absl/time/time.h>
 
 #include <cstdint>
 #include <map>
@@ -13,8 +15,6 @@
 #include <set>
 #include <string>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/status.h"
 #include "serve/types.h"
@@ -32,7 +32,7 @@ struct ResidencyOptions {
 
 struct ResidencyDemand {
   ModelId model;
-  absl::Time target;         // by when its first request should be answered
+  absl::Time target;  // by when its first request should be answered
   absl::Time waiting_since;
   int queued = 0;
 };
@@ -65,8 +65,8 @@ class Residency {
 
   explicit Residency(const ResidencyOptions& options) : options_(options) {}
 
-  // `pages` for its weights and `workspace_pages` for the activations of its largest batch (estimates until it has run). A model that
-  // does not fit with them is loaded if it fits with `least_workspace_pages`, for one sample: its batches are cut then.
+  // `pages` for its weights and `workspace_pages` for the activations of its largest batch (estimates until it has run). A model
+  // that does not fit with them is loaded if it fits with `least_workspace_pages`, for one sample: its batches are cut then.
   void AddModel(ModelId model, std::string name, int64_t pages, int64_t workspace_pages, int64_t least_workspace_pages);
   void RemoveModel(ModelId model);  // absent ones only
   void OnUse(ModelId model, int requests, absl::Time now);

@@ -66,7 +66,8 @@ TEST_F(ResidencyTest, ForgetsOldHeat) {
 TEST_F(ResidencyTest, NeverEvictsAModelWithWorkButDrainsOneWhenARequestStarves) {
   Resident(kA, 0);
   Resident(kB, 0);
-  Situation situation{.now = At(500), .available_pages = 1, .demands = {Wants(kA, 490, 600), Wants(kC, 0, 50)}, .executing = {kB}};
+  Situation situation{
+      .now = At(500), .available_pages = 1, .demands = {Wants(kA, 490, 600), Wants(kC, 0, 50)}, .executing = {kB}};
   ResidencyDecision decision = residency_->Decide(situation);
   EXPECT_THAT(decision.unload, IsEmpty());
   EXPECT_THAT(decision.drain, IsEmpty());

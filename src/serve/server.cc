@@ -35,7 +35,8 @@ Tensor SampleInput(const TensorMetadata& metadata, int64_t sample_bytes) {
   tensor.data.assign(static_cast<size_t>(sample_bytes), '\0');
   if (metadata.datatype == DType::kF32) {
     const float value = 0.1f;
-    for (size_t i = 0; i + sizeof(value) <= tensor.data.size(); i += sizeof(value)) std::memcpy(&tensor.data[i], &value, sizeof(value));
+    for (size_t i = 0; i + sizeof(value) <= tensor.data.size(); i += sizeof(value))
+      std::memcpy(&tensor.data[i], &value, sizeof(value));
   }
   return tensor;
 }
@@ -75,7 +76,8 @@ Status ServerOptions::Validate() const {
     faults.push_back(fmt::format("worker_binary is '{}'; allowed: the path of an executable tidepool-worker", worker_binary));
   }
   const auto positive = [&](const char* name, absl::Duration value) {
-    if (value <= absl::ZeroDuration()) faults.push_back(fmt::format("{} is {}; allowed: above 0", name, tidepool::FormatDuration(value)));
+    if (value <= absl::ZeroDuration())
+      faults.push_back(fmt::format("{} is {}; allowed: above 0", name, tidepool::FormatDuration(value)));
   };
   positive("idle_eviction", idle_eviction);
   positive("load_deadline", load_deadline);
@@ -83,7 +85,8 @@ Status ServerOptions::Validate() const {
   if (task_switch_idle < absl::ZeroDuration()) {
     faults.push_back(fmt::format("task_switch_idle is {}; allowed: 0 or more", tidepool::FormatDuration(task_switch_idle)));
   }
-  if (worker_threads < 0 || worker_threads > 1024) faults.push_back(fmt::format("worker_threads is {}; allowed: 0 to 1024", worker_threads));
+  if (worker_threads < 0 || worker_threads > 1024)
+    faults.push_back(fmt::format("worker_threads is {}; allowed: 0 to 1024", worker_threads));
   if (queue_limit < 1) faults.push_back(fmt::format("queue_limit is {}; allowed: 1 or more", queue_limit));
   if (!(slo_factor > 0)) faults.push_back(fmt::format("slo_factor is {}; allowed: above 0", slo_factor));
   if (shared_memory_bytes < kMiB) {
@@ -110,7 +113,8 @@ bool TaskQueue::Post(Task task, bool bounded) {
 
 std::vector<TaskQueue::Task> TaskQueue::Wait(absl::Time deadline) {
   absl::MutexLock lock(&mu_);
-  clock_->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return closed_ || !tasks_.empty(); }, deadline);
+  clock_->Await(
+      &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return closed_ || !tasks_.empty(); }, deadline);
   return std::exchange(tasks_, {});
 }
 
@@ -126,9 +130,11 @@ bool TaskQueue::closed() {
 
 class ServerImpl::Handle : public InferHandle {
  public:
-  explicit Handle(std::weak_ptr<TaskQueue> tasks, std::function<void()> cancel) : tasks_(std::move(tasks)), cancel_(std::move(cancel)) {}
+  explicit Handle(std::weak_ptr<TaskQueue> tasks, std::function<void()> cancel)
+      : tasks_(std::move(tasks)), cancel_(std::move(cancel)) {}
   void Cancel() override {
-    // The task holds a raw pointer to the server; a closed queue, or none, means that the server is going and answers everybody anyway.
+    // The task holds a raw pointer to the server; a closed queue, or none, means that the server is going and answers everybody
+    // anyway.
     if (const auto tasks = tasks_.lock(); tasks != nullptr && cancel_) tasks->Post(cancel_);
   }
 
@@ -170,8 +176,10 @@ Status ServerImpl::Init() {
       const Status status = broker_->SetPaused(pause, start + options_.load_deadline);
       tasks_->Post([this, pause, status, start] {
         const absl::Time now = clock_->Now();
-        if (!status.ok()) Log(LogLevel::kWarning, pause ? "training did not stop" : "training did not resume", {{"error", status}});
-        if (status.ok()) Emit({.kind = pause ? ServeEvent::Kind::kPause : ServeEvent::Kind::kResume, .start = start, .duration = now - start});
+        if (!status.ok())
+          Log(LogLevel::kWarning, pause ? "training did not stop" : "training did not resume", {{"error", status}});
+        if (status.ok())
+          Emit({.kind = pause ? ServeEvent::Kind::kPause : ServeEvent::Kind::kResume, .start = start, .duration = now - start});
         if (pause) {
           core_.OnPaused(status, now);
         } else {
@@ -182,9 +190,12 @@ Status ServerImpl::Init() {
   });
   absl::MutexLock lock(&mu_);
   const bool up = clock_->Await(
-      &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return worker_up_ || !first_worker_.ok(); }, clock_->Now() + kWorkerStartLimit);
+      &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return worker_up_ || !first_worker_.ok(); },
+      clock_->Now() + kWorkerStartLimit);
   if (!first_worker_.ok()) return first_worker_;
-  if (!up) return DeadlineExceeded("the device worker '{}' did not report within {}", options_.worker_binary, tidepool::FormatDuration(kWorkerStartLimit));
+  if (!up)
+    return DeadlineExceeded("the device worker '{}' did not report within {}", options_.worker_binary,
+                            tidepool::FormatDuration(kWorkerStartLimit));
   return {};
 }
 
@@ -220,9 +231,10 @@ std::shared_ptr<InferHandle> ServerImpl::Infer(InferRequest request, InferCallba
   auto checked = CheckRequest(**model, request);
   if (!checked.ok()) return refuse(checked.status());
   if (checked->slab_bytes > allocator_.size_bytes()) {
-    return refuse(ResourceExhausted("the request to model '{}' needs {} of shared memory for its inputs and results; allowed: {} "
-                                    "(shared_memory_bytes)",
-                                    request.model, FormatBytes(checked->slab_bytes), FormatBytes(allocator_.size_bytes())));
+    return refuse(
+        ResourceExhausted("the request to model '{}' needs {} of shared memory for its inputs and results; allowed: {} "
+                          "(shared_memory_bytes)",
+                          request.model, FormatBytes(checked->slab_bytes), FormatBytes(allocator_.size_bytes())));
   }
   pending->request = std::move(request);
   pending->done = std::move(done);
@@ -343,7 +355,8 @@ StatusOr<int64_t> ServerImpl::Ask(absl::Time deadline, std::function<void(Waiter
   if (!posted) return Unavailable("the server is stopping");
   // The loop keeps the deadline and knows the reason; the second more is for its answer.
   absl::MutexLock lock(&reply->mu);
-  if (!clock_->Await(&reply->mu, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return reply->done; }, deadline + absl::Seconds(1))) {
+  if (!clock_->Await(
+          &reply->mu, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return reply->done; }, deadline + absl::Seconds(1))) {
     return DeadlineExceeded("the serving loop gave no answer in time");
   }
   return reply->result;
@@ -352,15 +365,19 @@ StatusOr<int64_t> ServerImpl::Ask(absl::Time deadline, std::function<void(Waiter
 Status ServerImpl::Rescan() {
   absl::MutexLock scan(&scan_mu_);
   TIDEPOOL_ASSIGN_OR_RETURN(auto scanned, Catalog::Scan(options_.repository, page_bytes_, catalog().get(), &next_model_));
-  return Ask(clock_->Now() + absl::Seconds(30), [this, scanned](WaiterId waiter) {
-           ApplyCatalog(scanned);
-           Finish(waiter, int64_t{0});
-         }).status();
+  return Ask(clock_->Now() + absl::Seconds(30),
+             [this, scanned](WaiterId waiter) {
+               ApplyCatalog(scanned);
+               Finish(waiter, int64_t{0});
+             })
+      .status();
 }
 
 Status ServerImpl::Load(const std::string& model, absl::Time deadline) {
   TIDEPOOL_ASSIGN_OR_RETURN(const auto found, catalog()->Find(model, ""));
-  return Ask(deadline, [this, id = found->id, deadline](WaiterId waiter) { core_.LoadModel(id, waiter, deadline, clock_->Now()); }).status();
+  return Ask(deadline,
+             [this, id = found->id, deadline](WaiterId waiter) { core_.LoadModel(id, waiter, deadline, clock_->Now()); })
+      .status();
 }
 
 StatusOr<int64_t> ServerImpl::Unload(const std::string& model, absl::Time deadline) {
@@ -405,7 +422,8 @@ Status ServerImpl::MeasureSoloLatencies(absl::Time deadline) {
 
 StatusOr<absl::Duration> ServerImpl::MeasureSolo(const CatalogModel& model, absl::Time deadline) {
   InferRequest request{.model = model.name, .version = fmt::format("{}", model.version)};
-  for (size_t i = 0; i < model.inputs.size(); ++i) request.inputs.push_back(SampleInput(model.inputs[i], model.input_sample_bytes[i]));
+  for (size_t i = 0; i < model.inputs.size(); ++i)
+    request.inputs.push_back(SampleInput(model.inputs[i], model.input_sample_bytes[i]));
   request.deadline = deadline;
   std::vector<absl::Duration> latencies;
   for (int run = 0; run <= kSoloRuns; ++run) {
@@ -423,7 +441,8 @@ StatusOr<absl::Duration> ServerImpl::MeasureSolo(const CatalogModel& model, absl
     if (!clock_->Await(&answer->mu, answered, deadline + absl::Seconds(1))) {
       return DeadlineExceeded("measuring model '{}' alone took too long", model.name);
     }
-    if (!answer->response->ok()) return Annotate(answer->response->status(), fmt::format("measuring model '{}' alone", model.name));
+    if (!answer->response->ok())
+      return Annotate(answer->response->status(), fmt::format("measuring model '{}' alone", model.name));
     const RequestTimes& times = (*answer->response)->times;
     if (run > 0) latencies.push_back(times.finished - times.received);  // the first run loads and warms
   }
@@ -435,7 +454,8 @@ void ServerImpl::Drain() {
   {
     absl::MutexLock lock(&mu_);
     draining_ = true;
-    clock_->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return outstanding_ == 0; }, clock_->Now() + options_.drain_limit);
+    clock_->Await(
+        &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return outstanding_ == 0; }, clock_->Now() + options_.drain_limit);
     if (outstanding_ == 0) return;
   }
   (void)Ask(clock_->Now() + absl::Seconds(5), [this](WaiterId waiter) {

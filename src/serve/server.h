@@ -2,6 +2,8 @@
 // hands it batches through shared memory. The front ends of api/ call it; policies it uses are pure classes beside it.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -9,8 +11,6 @@
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/clock.h"
 #include "base/dtype.h"
@@ -70,7 +70,8 @@ struct ModelStatus {
   absl::Duration slo, solo_latency;
   int max_batch_size = 0;
   // Counters since start.
-  int64_t requests = 0, failures = 0, executions = 0, batched_requests = 0, loads = 0, evictions = 0, rejected = 0, within_slo = 0;
+  int64_t requests = 0, failures = 0, executions = 0, batched_requests = 0, loads = 0, evictions = 0, rejected = 0,
+          within_slo = 0;
   absl::Duration queue_time, compute_time, load_time;
   absl::Duration last_used_ago;
 };
@@ -81,16 +82,16 @@ StatusOr<Mode> ParseMode(std::string_view text);
 
 struct ServerOptions {
   std::string repository;
-  std::string worker_binary;       // tidepool-worker
-  int worker_threads = 0;          // 0: all cores
+  std::string worker_binary;  // tidepool-worker
+  int worker_threads = 0;     // 0: all cores
   Mode mode = Mode::kColocate;
   absl::Duration idle_eviction = absl::Seconds(3);
   absl::Duration task_switch_idle = absl::Milliseconds(10);  // task-switch: training resumes after this long without work
   int64_t shared_memory_bytes = 256 << 20;                   // requests and results in flight
   absl::Duration load_deadline = absl::Seconds(10);
   absl::Duration drain_limit = absl::Seconds(10);
-  int queue_limit = 256;           // per model, unless its model.toml says otherwise
-  double slo_factor = 4;           // SLO = factor x solo latency where model.toml gives none
+  int queue_limit = 256;             // per model, unless its model.toml says otherwise
+  double slo_factor = 4;             // SLO = factor x solo latency where model.toml gives none
   int64_t serving_limit_pages = -1;  // most pages all models may hold (static split); negative: the device
   Clock* clock = Clock::Real();
   Status Validate() const;
@@ -107,7 +108,8 @@ struct ServeEvent {
 };
 
 using InferCallback = std::function<void(StatusOr<InferResponse>)>;
-// Handle of an accepted request. Cancel drops it if it has not been dispatched; the callback then gets CANCELLED. May outlive the server.
+// Handle of an accepted request. Cancel drops it if it has not been dispatched; the callback then gets CANCELLED. May outlive the
+// server.
 class InferHandle {
  public:
   virtual ~InferHandle() = default;
@@ -140,7 +142,8 @@ class Server {
   // Refuses new requests, lets accepted ones finish within drain_limit.
   virtual void Drain() = 0;
   virtual int worker_pid() = 0;
-  // Called on a thread of the server, in order; must not block, nor call this. The listener before is not called any more when this returns.
+  // Called on a thread of the server, in order; must not block, nor call this. The listener before is not called any more when
+  // this returns.
   virtual void SetEventListener(std::function<void(const ServeEvent&)> listener) = 0;
 };
 

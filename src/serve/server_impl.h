@@ -1,6 +1,10 @@
-// The shell around Core: threads, sockets, shared memory and the worker process. One loop thread owns the state machine and everything
-// marked "loop"; other threads hand it tasks.
+// The shell around Core: threads, sockets, shared memory and the worker process. One loop thread owns the state machine and
+// everything marked "loop"; other threads hand it tasks.
 #pragma once
+
+#include <absl/base/thread_annotations.h>
+#include <absl/container/flat_hash_map.h>
+#include <absl/synchronization/mutex.h>
 
 #include <functional>
 #include <map>
@@ -8,10 +12,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/container/flat_hash_map.h>
-#include <absl/synchronization/mutex.h>
 
 #include "serve/catalog.h"
 #include "serve/core.h"
@@ -141,8 +141,8 @@ class ServerImpl : public Server {
   std::map<ModelId, std::shared_ptr<const CatalogModel>> served_;
   std::map<JobId, std::pair<ModelId, absl::Time>> loads_, unloads_;
   std::map<WaiterId, std::shared_ptr<Reply>> replies_;
-  // Answers that are due. They go out after the next orders to the worker, which then computes meanwhile, and after the numbers, so
-  // that who has an answer sees it counted.
+  // Answers that are due. They go out after the next orders to the worker, which then computes meanwhile, and after the numbers,
+  // so that who has an answer sees it counted.
   std::vector<std::function<void()>> callbacks_;
   absl::Time wake_ = absl::InfinitePast();
   bool paused_ = false;

@@ -153,7 +153,8 @@ void ServerImpl::ApplyCatalog(std::shared_ptr<const Catalog> next) {
   }
   for (const auto& [id, model] : served_) {
     if (!wanted.contains(id)) {
-      core_.RetireModel(id, Unavailable("model '{}' was changed in the repository or taken out of it; try again", model->lease_name));
+      core_.RetireModel(id,
+                        Unavailable("model '{}' was changed in the repository or taken out of it; try again", model->lease_name));
     }
   }
   for (const auto& [id, model] : wanted) {
@@ -204,7 +205,8 @@ void ServerImpl::RunCallbacks() {
 
 void ServerImpl::Send(const Message& message) {
   if (link_ == nullptr) return;  // lost a moment ago: the core has been told
-  if (Status status = link_->Send(message); !status.ok()) LoseWorker(fmt::format("does not listen: {}", ToString(status)), absl::ZeroDuration());
+  if (Status status = link_->Send(message); !status.ok())
+    LoseWorker(fmt::format("does not listen: {}", ToString(status)), absl::ZeroDuration());
 }
 
 void ServerImpl::StartWorker(absl::Time now) {
@@ -230,7 +232,8 @@ void ServerImpl::StartWorker(absl::Time now) {
         if (link_ == nullptr || generation != link_generation_) return;
         // The end of the socket is the normal way to learn of a death; anything else is a broken message.
         const bool closed = why.code() == StatusCode::kUnavailable;
-        LoseWorker(closed ? "" : fmt::format("broke the protocol: {}", MessageOf(why)), closed ? absl::Seconds(1) : absl::ZeroDuration());
+        LoseWorker(closed ? "" : fmt::format("broke the protocol: {}", MessageOf(why)),
+                   closed ? absl::Seconds(1) : absl::ZeroDuration());
       });
     };
     auto link = WorkerLink::Start(std::move(options));
@@ -255,8 +258,8 @@ void ServerImpl::LoseWorker(const std::string& how, absl::Duration grace) {
   unloads_.clear();
   if (greeted_ && now - worker_started_ > kStableWorker) worker_failures_ = 0;
   // The first death is answered at once: that is what a killed worker's users wait for.
-  const absl::Duration wait = worker_failures_ == 0 ? absl::ZeroDuration()
-                                                    : kRestartMin * static_cast<double>(1 << std::min(worker_failures_, 10));
+  const absl::Duration wait =
+      worker_failures_ == 0 ? absl::ZeroDuration() : kRestartMin * static_cast<double>(1 << std::min(worker_failures_, 10));
   worker_start_at_ = now + std::min(kRestartMax, wait);
   ++worker_failures_;
   Log(LogLevel::kError, "device worker lost", {{"how", text}, {"restart_in", tidepool::FormatDuration(worker_start_at_ - now)}});
@@ -265,7 +268,8 @@ void ServerImpl::LoseWorker(const std::string& how, absl::Duration grace) {
     worker_up_ = false;
     worker_pid_ = 0;
     if (link_generation_ == 1 && !greeted_) {
-      first_worker_ = Unavailable("the device worker '{}' ended before it was ready: it {}; its own messages are above", options_.worker_binary, text);
+      first_worker_ = Unavailable("the device worker '{}' ended before it was ready: it {}; its own messages are above",
+                                  options_.worker_binary, text);
     }
   }
   core_.OnWorkerLost(text, now);
@@ -298,17 +302,24 @@ void ServerImpl::OnMessage(Message message) {
 
 void ServerImpl::OnLoadDone(const LoadDoneMessage& message) {
   const auto found = loads_.find(message.job);
-  if (found == loads_.end()) return LoseWorker("broke the protocol: it answered a load that was not ordered", absl::ZeroDuration());
+  if (found == loads_.end())
+    return LoseWorker("broke the protocol: it answered a load that was not ordered", absl::ZeroDuration());
   const auto [model, start] = found->second;
   loads_.erase(found);
   const absl::Time now = clock_->Now();
   const std::string& name = served_.at(model)->lease_name;
   if (message.status.ok()) {
-    Log(LogLevel::kDebug, "model loaded", {{"model", name}, {"bytes", FormatBytes(message.bytes)},
-                                           {"memory_ms", static_cast<double>(message.grow_ns) / 1e6},
-                                           {"read_ms", static_cast<double>(message.read_ns) / 1e6},
-                                           {"total_ms", static_cast<double>(message.total_ns) / 1e6}});
-    Emit({.kind = ServeEvent::Kind::kLoad, .model = name, .start = start, .duration = now - start, .bytes = message.pages * page_bytes_});
+    Log(LogLevel::kDebug, "model loaded",
+        {{"model", name},
+         {"bytes", FormatBytes(message.bytes)},
+         {"memory_ms", static_cast<double>(message.grow_ns) / 1e6},
+         {"read_ms", static_cast<double>(message.read_ns) / 1e6},
+         {"total_ms", static_cast<double>(message.total_ns) / 1e6}});
+    Emit({.kind = ServeEvent::Kind::kLoad,
+          .model = name,
+          .start = start,
+          .duration = now - start,
+          .bytes = message.pages * page_bytes_});
   } else {
     Log(LogLevel::kWarning, "model not loaded", {{"model", name}, {"error", message.status}});
   }
@@ -317,7 +328,8 @@ void ServerImpl::OnLoadDone(const LoadDoneMessage& message) {
 
 void ServerImpl::OnUnloadDone(const UnloadDoneMessage& message) {
   const auto found = unloads_.find(message.job);
-  if (found == unloads_.end()) return LoseWorker("broke the protocol: it answered an unload that was not ordered", absl::ZeroDuration());
+  if (found == unloads_.end())
+    return LoseWorker("broke the protocol: it answered an unload that was not ordered", absl::ZeroDuration());
   const auto [model, start] = found->second;
   unloads_.erase(found);
   if (!message.status.ok()) {
@@ -325,24 +337,32 @@ void ServerImpl::OnUnloadDone(const UnloadDoneMessage& message) {
     return LoseWorker(fmt::format("could not unload model '{}': {}", served_.at(model)->lease_name, ToString(message.status)),
                       absl::ZeroDuration());
   }
-  Emit({.kind = ServeEvent::Kind::kEvict, .model = served_.at(model)->lease_name, .start = start, .duration = clock_->Now() - start,
+  Emit({.kind = ServeEvent::Kind::kEvict,
+        .model = served_.at(model)->lease_name,
+        .start = start,
+        .duration = clock_->Now() - start,
         .bytes = message.freed_bytes});
   core_.OnUnloadDone(message.job, message.status, message.freed_bytes);
 }
 
 void ServerImpl::OnExecuteDone(const ExecuteDoneMessage& message) {
   const auto found = slots_.find(message.job);
-  if (found == slots_.end()) return LoseWorker("broke the protocol: it answered an execution that was not ordered", absl::ZeroDuration());
+  if (found == slots_.end())
+    return LoseWorker("broke the protocol: it answered an execution that was not ordered", absl::ZeroDuration());
   const Slot slot = std::move(found->second);
   slots_.erase(found);
   const absl::Duration compute = absl::Nanoseconds(std::max<int64_t>(0, message.end_ns - message.start_ns));
-  auto result = core_.OnExecuteDone(message.job, message.status, compute, message.workspace_pages, message.workspace_peak_pages, clock_->Now());
+  auto result = core_.OnExecuteDone(message.job, message.status, compute, message.workspace_pages, message.workspace_peak_pages,
+                                    clock_->Now());
   if (result.ok()) {
     Scatter(*result, slot, message);
     for (const Actions::Answer& answer : result->failed) Answer(answer.request, answer.status);
     if (message.status.ok()) {
-      Emit({.kind = ServeEvent::Kind::kExecute, .model = served_.at(result->model)->lease_name, .batch = result->batch,
-            .start = FromMonotonic(message.start_ns), .duration = compute});
+      Emit({.kind = ServeEvent::Kind::kExecute,
+            .model = served_.at(result->model)->lease_name,
+            .batch = result->batch,
+            .start = FromMonotonic(message.start_ns),
+            .duration = compute});
     }
   }
   allocator_.Free(slot.offset);
@@ -356,7 +376,8 @@ void ServerImpl::Scatter(const ExecutionResult& result, const Slot& slot, const 
     InferResponse response{.model = model.name, .version = fmt::format("{}", model.version), .id = pending.request.id};
     for (size_t output : pending.checked.outputs) {
       const int64_t sample_bytes = model.output_sample_bytes[output];
-      Tensor tensor{.name = model.outputs[output].name, .datatype = model.outputs[output].datatype, .shape = model.outputs[output].shape};
+      Tensor tensor{
+          .name = model.outputs[output].name, .datatype = model.outputs[output].datatype, .shape = model.outputs[output].shape};
       tensor.shape[0] = pending.checked.batch;
       const std::byte* data = slab_->base() + slot.outputs[output].offset + first * sample_bytes;
       tensor.data.assign(reinterpret_cast<const char*>(data), static_cast<size_t>(sample_bytes * pending.checked.batch));

@@ -1,14 +1,13 @@
 // The server with its real worker process on a real pool.
 #include "serve/server.h"
 
+#include <gmock/gmock.h>
 #include <signal.h>
 
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <thread>
-
-#include <gmock/gmock.h>
 
 #include "base/units.h"
 #include "serve/server_test_fixture.h"
@@ -149,8 +148,10 @@ TEST_F(ServerTest, ABrokenFileLeavesTheOthersServedAndIsServedOnceMended) {
   EXPECT_THAT(MessageOf(failed.status()), HasSubstr("model 'late' could not be loaded: "));
   EXPECT_TRUE(Infer(Request("good", 2)).ok());
 
-  ASSERT_TRUE(model::CreateModel({.repository = repository_, .name = "late", .spec = kTinyResNet, .seed = 3, .overwrite = true}).ok());
-  ASSERT_TRUE(model::CreateModel({.repository = repository_, .name = "bad", .spec = kTinyResNet, .seed = 2, .overwrite = true}).ok());
+  ASSERT_TRUE(
+      model::CreateModel({.repository = repository_, .name = "late", .spec = kTinyResNet, .seed = 3, .overwrite = true}).ok());
+  ASSERT_TRUE(
+      model::CreateModel({.repository = repository_, .name = "bad", .spec = kTinyResNet, .seed = 2, .overwrite = true}).ok());
   ASSERT_TRUE(server_->Rescan().ok());
   EXPECT_TRUE(Infer(Request("late", 1)).ok());
   EXPECT_TRUE(Infer(Request("bad", 1)).ok());
@@ -307,7 +308,8 @@ TEST_F(ServerTest, TakesOverAChangedRepository) {
   const auto before = Infer(request);
   ASSERT_TRUE(before.ok());
   ASSERT_TRUE(Infer(Request("b", 1)).ok());
-  ASSERT_TRUE(model::CreateModel({.repository = repository_, .name = "a", .spec = kTinyResNet, .seed = 77, .overwrite = true}).ok());
+  ASSERT_TRUE(
+      model::CreateModel({.repository = repository_, .name = "a", .spec = kTinyResNet, .seed = 77, .overwrite = true}).ok());
   std::filesystem::remove_all(repository_ + "/b");
   Create("c", kTinyGpt, 3);
   ASSERT_TRUE(server_->Rescan().ok());

@@ -38,7 +38,8 @@ size_t Answers::Submit(InferRequest request) {
 bool Answers::WaitAll(absl::Duration limit) {
   absl::MutexLock lock(&state_->mu);
   return Clock::Real()->Await(
-      &state_->mu, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return state_->answered == state_->slots.size(); }, Clock::Real()->Now() + limit);
+      &state_->mu, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return state_->answered == state_->slots.size(); },
+      Clock::Real()->Now() + limit);
 }
 
 size_t Answers::answered() {
@@ -69,7 +70,8 @@ void ServerTest::TearDown() {
 }
 
 void ServerTest::Create(const std::string& name, const std::string& spec, uint64_t seed, model::ServingConfig serving) {
-  const Status created = model::CreateModel({.repository = repository_, .name = name, .spec = spec, .seed = seed, .serving = serving});
+  const Status created =
+      model::CreateModel({.repository = repository_, .name = name, .spec = spec, .seed = seed, .serving = serving});
   ASSERT_TRUE(created.ok()) << ToString(created);
 }
 

@@ -1,13 +1,13 @@
 // A node in miniature for the tests of the server: a repository of tiny models, a pool, the server and its real worker process.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "device/device.h"
 #include "engine/inference.h"

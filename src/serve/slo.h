@@ -2,10 +2,10 @@
 // their objective (SLO). Pure: no clock, no threads.
 #pragma once
 
-#include <map>
-
 #include <absl/container/flat_hash_map.h>
 #include <absl/time/time.h>
+
+#include <map>
 
 #include "serve/types.h"
 
@@ -18,8 +18,8 @@ class ComputeEstimator {
   static constexpr double kWeight = 0.2;
 
   void Record(ModelId model, int batch, absl::Duration compute);
-  // The time to expect; zero if nothing is known of the model. Sizes that were never run are interpolated; above the largest known one
-  // the time grows in proportion, below the smallest known one it is that one's.
+  // The time to expect; zero if nothing is known of the model. Sizes that were never run are interpolated; above the largest
+  // known one the time grows in proportion, below the smallest known one it is that one's.
   absl::Duration Expected(ModelId model, int batch) const;
   // The least time that can be hoped for: a request that has less left is refused early. Zero if nothing is known.
   absl::Duration Least(ModelId model, int batch) const;

@@ -1,11 +1,11 @@
 #include "serve/weights.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
 #include <string>
-
-#include <fmt/ranges.h>
 
 #include "base/text.h"
 
@@ -17,8 +17,10 @@ constexpr double kScratchAllowance = 1.5;
 
 void AppendFaults(const std::string& kind, const std::vector<std::string>& names, std::vector<std::string>* parts) {
   if (names.empty()) return;
-  const std::vector<std::string> shown(names.begin(), names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), kShownFaults)));
-  parts->push_back(fmt::format("{} {}: {}{}", names.size(), kind, JoinText(shown, ", "), names.size() > kShownFaults ? ", ..." : ""));
+  const std::vector<std::string> shown(names.begin(),
+                                       names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), kShownFaults)));
+  parts->push_back(
+      fmt::format("{} {}: {}{}", names.size(), kind, JoinText(shown, ", "), names.size() > kShownFaults ? ", ..." : ""));
 }
 
 // Calls `visit` with each value that the call reads.
@@ -77,8 +79,8 @@ StatusOr<int64_t> BytesPerSample(const model::Value& value) {
   for (size_t i = 1; i < value.shape.size(); ++i) {
     const int64_t dimension = value.shape[i];
     if (dimension < 0 || (dimension > 0 && bytes > kLimit / dimension)) {
-      return InvalidArgument("'{}' has shape [{}]; allowed: fixed dimensions of at most 2^40 bytes in all after the batch", value.name,
-                             fmt::join(value.shape, ","));
+      return InvalidArgument("'{}' has shape [{}]; allowed: fixed dimensions of at most 2^40 bytes in all after the batch",
+                             value.name, fmt::join(value.shape, ","));
     }
     bytes *= dimension;
   }

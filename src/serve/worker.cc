@@ -1,5 +1,7 @@
 #include "serve/worker.h"
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -7,9 +9,6 @@
 #include <cstring>
 #include <deque>
 #include <thread>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "base/log.h"
 #include "base/unix_socket.h"
@@ -28,6 +27,7 @@ constexpr absl::Duration kHelloLimit = absl::Seconds(60);
 constexpr absl::Duration kSendLimit = absl::Seconds(10);
 // Memory for activations is kept this long after the last execution: taking it again may cost training a micro-batch.
 constexpr absl::Duration kWorkspaceIdle = absl::Seconds(1);
+constexpr int64_t kWorkspaceStepPages = 8;
 constexpr size_t kLoadQueueLimit = 64;
 constexpr int32_t kStreamQueueLimit = 64;
 
@@ -39,8 +39,10 @@ StatusOr<WorkerOptions> ParseArguments(int argc, char** argv) {
   WorkerOptions options;
   for (int i = 1; i < argc; i += 2) {
     const std::string flag = argv[i];
-    int* target = flag == "--pool-fd" ? &options.pool_fd : flag == "--channel-fd" ? &options.channel_fd
-                : flag == "--threads" ? &options.threads : nullptr;
+    int* target = flag == "--pool-fd"      ? &options.pool_fd
+                  : flag == "--channel-fd" ? &options.channel_fd
+                  : flag == "--threads"    ? &options.threads
+                                           : nullptr;
     if (target == nullptr) return InvalidArgument("unknown flag '{}'; allowed: --pool-fd, --channel-fd, --threads", flag);
     if (i + 1 >= argc) return InvalidArgument("{} needs a number", flag);
     const std::string_view value = argv[i + 1];
@@ -51,14 +53,15 @@ StatusOr<WorkerOptions> ParseArguments(int argc, char** argv) {
   }
   for (const auto& [name, fd] : {std::pair("--pool-fd", options.pool_fd), std::pair("--channel-fd", options.channel_fd)}) {
     if (fd < 0 || ::fcntl(fd, F_GETFD) < 0) {
-      return InvalidArgument("{} is {}; allowed: an open descriptor. `tidepool serve` starts this program with the right ones", name, fd);
+      return InvalidArgument("{} is {}; allowed: an open descriptor. `tidepool serve` starts this program with the right ones",
+                             name, fd);
     }
   }
   return options;
 }
 
-// Orders arrive on the main thread; executions run on the device's stream, one at a time; loads run on a thread of their own, so that
-// a model is read while others compute.
+// Orders arrive on the main thread; executions run on the device's stream, one at a time; loads run on a thread of their own, so
+// that a model is read while others compute.
 class Worker {
  public:
   Status Start(const WorkerOptions& options);
@@ -77,7 +80,8 @@ class Worker {
   Status CheckExecute(const ExecuteMessage& order, const Instance& instance) const;
   void Execute(const ExecuteMessage& order, Instance* instance, const Job& job);
   // Runs samples [first, first + count); what does not fit into memory is halved.
-  Status RunPiece(const ExecuteMessage& order, Instance* instance, const Job& job, int64_t first, int64_t count, uint32_t* pieces);
+  Status RunPiece(const ExecuteMessage& order, Instance* instance, const Job& job, int64_t first, int64_t count,
+                  uint32_t* pieces);
   void TrimWorkspace();
   std::shared_ptr<Job> Register(JobId id) ABSL_LOCKS_EXCLUDED(mu_);
   void Forget(JobId id) ABSL_LOCKS_EXCLUDED(mu_);
@@ -113,23 +117,26 @@ Status Worker::Start(const WorkerOptions& options) {
   TIDEPOOL_ASSIGN_OR_RETURN(Packet packet, channel_.Receive(Clock::Real()->Now() + kHelloLimit));
   TIDEPOOL_ASSIGN_OR_RETURN(const Message message, Decode(packet.data));
   const auto* hello = std::get_if<HelloMessage>(&message);
-  if (hello == nullptr || packet.fds.size() != 1) return InvalidArgument("the front end did not begin with a greeting and one descriptor");
+  if (hello == nullptr || packet.fds.size() != 1)
+    return InvalidArgument("the front end did not begin with a greeting and one descriptor");
   TIDEPOOL_ASSIGN_OR_RETURN(slab_, SlabMapping::Map(std::move(packet.fds[0]), static_cast<int64_t>(hello->slab_bytes)));
 
   const device::DeviceInfo& info = client_->device().info();
   TIDEPOOL_ASSIGN_OR_RETURN(const pool::LeaseId lease, client_->OpenLease({.name = "workspace",
-                                                                          .lease_class = pool::LeaseClass::kPinned,
-                                                                          .burst_pages = info.capacity_bytes / info.page_bytes,
-                                                                          .placement = pool::Placement::kLow,
-                                                                          .trust_label = "serve"},
-                                                                         Clock::Real()->Now() + kHelloLimit));
-  workspace_ = pool::Arena::Create(client_.get(), lease, {});
+                                                                           .lease_class = pool::LeaseClass::kPinned,
+                                                                           .burst_pages = info.capacity_bytes / info.page_bytes,
+                                                                           .placement = pool::Placement::kLow,
+                                                                           .trust_label = "serve"},
+                                                                          Clock::Real()->Now() + kHelloLimit));
+  // Each growth may cost training a micro-batch: few large ones are better than many small ones.
+  workspace_ = pool::Arena::Create(client_.get(), lease, {.grow_step_pages = kWorkspaceStepPages});
   models_ = std::make_unique<WorkerModels>(client_.get(), [this] { TrimWorkspace(); });
   TIDEPOOL_ASSIGN_OR_RETURN(stream_, client_->device().CreateStream({.name = "execute", .queue_limit = kStreamQueueLimit}));
   loader_ = std::thread([this] { LoadLoop(); });
   const engine::RuntimeInfo runtime = engine::DescribeRuntime();
-  Send(HelloReplyMessage{.pid = ::getpid(),
-                         .runtime = fmt::format("torch {}, {}, {} threads", runtime.torch_version, runtime.blas, runtime.threads)});
+  Send(HelloReplyMessage{
+      .pid = ::getpid(),
+      .runtime = fmt::format("torch {}, {}, {} threads", runtime.torch_version, runtime.blas, runtime.threads)});
   return {};
 }
 
@@ -206,7 +213,8 @@ void Worker::StartLoad(LoadMessage order) {
     }
   }
   Forget(id);
-  Send(LoadDoneMessage{.job = id, .status = ResourceExhausted("{} loads wait already; allowed: {}", kLoadQueueLimit, kLoadQueueLimit)});
+  Send(LoadDoneMessage{.job = id,
+                       .status = ResourceExhausted("{} loads wait already; allowed: {}", kLoadQueueLimit, kLoadQueueLimit)});
 }
 
 void Worker::LoadLoop() {
@@ -214,7 +222,8 @@ void Worker::LoadLoop() {
     std::pair<LoadMessage, std::shared_ptr<Job>> next;
     {
       absl::MutexLock lock(&mu_);
-      mu_.Await(absl::Condition(+[](Worker* self) ABSL_NO_THREAD_SAFETY_ANALYSIS { return self->stopping_ || !self->loads_.empty(); }, this));
+      mu_.Await(absl::Condition(
+          +[](Worker* self) ABSL_NO_THREAD_SAFETY_ANALYSIS { return self->stopping_ || !self->loads_.empty(); }, this));
       if (stopping_) return;
       next = std::move(loads_.front());
       loads_.pop_front();
@@ -237,20 +246,24 @@ void Worker::LoadLoop() {
 }
 
 Status Worker::CheckExecute(const ExecuteMessage& order, const Instance& instance) const {
-  const auto check = [&](const std::vector<SlabRange>& ranges, const std::vector<int64_t>& sample_bytes, const char* what) -> Status {
+  const auto check = [&](const std::vector<SlabRange>& ranges, const std::vector<int64_t>& sample_bytes,
+                         const char* what) -> Status {
     if (ranges.size() != sample_bytes.size()) {
-      return InvalidArgument("an execution of model '{}' has {} {}; allowed: {}", instance.name, ranges.size(), what, sample_bytes.size());
+      return InvalidArgument("an execution of model '{}' has {} {}; allowed: {}", instance.name, ranges.size(), what,
+                             sample_bytes.size());
     }
     for (size_t i = 0; i < ranges.size(); ++i) {
       TIDEPOOL_RETURN_IF_ERROR(CheckRange(ranges[i], slab_->size_bytes()));
       const uint64_t expected = static_cast<uint64_t>(sample_bytes[i]) * order.batch;
       if (ranges[i].size != expected) {
-        return InvalidArgument("{} {} of an execution of model '{}' have {} bytes; allowed: {}", what, i, instance.name, ranges[i].size, expected);
+        return InvalidArgument("{} {} of an execution of model '{}' have {} bytes; allowed: {}", what, i, instance.name,
+                               ranges[i].size, expected);
       }
     }
     return {};
   };
-  if (order.batch == 0 || order.batch > (1u << 20)) return InvalidArgument("the batch size is {}; allowed: 1 to {}", order.batch, 1 << 20);
+  if (order.batch == 0 || order.batch > (1u << 20))
+    return InvalidArgument("the batch size is {}; allowed: 1 to {}", order.batch, 1 << 20);
   TIDEPOOL_RETURN_IF_ERROR(check(order.inputs, instance.input_sample_bytes, "inputs"));
   return check(order.outputs, instance.output_sample_bytes, "outputs");
 }
@@ -294,12 +307,14 @@ void Worker::Execute(const ExecuteMessage& order, Instance* instance, const Job&
   Send(done);
 }
 
-Status Worker::RunPiece(const ExecuteMessage& order, Instance* instance, const Job& job, int64_t first, int64_t count, uint32_t* pieces) {
+Status Worker::RunPiece(const ExecuteMessage& order, Instance* instance, const Job& job, int64_t first, int64_t count,
+                        uint32_t* pieces) {
   const model::Graph& graph = instance->module->graph();
   std::vector<engine::TensorView> inputs;
   for (size_t i = 0; i < graph.inputs.size(); ++i) {
     const model::Value& value = graph.values[static_cast<size_t>(graph.inputs[i])];
-    engine::TensorView view{slab_->base() + order.inputs[i].offset + first * instance->input_sample_bytes[i], value.dtype, value.shape};
+    engine::TensorView view{slab_->base() + order.inputs[i].offset + first * instance->input_sample_bytes[i], value.dtype,
+                            value.shape};
     view.shape[0] = count;
     inputs.push_back(std::move(view));
   }

@@ -15,8 +15,10 @@ constexpr absl::Duration kQuietStep = absl::Seconds(5);
 StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Start(WorkerLinkOptions options) {
   TIDEPOOL_ASSIGN_OR_RETURN(auto ends, PacketSocket::Pair());
   ProcessOptions process;
-  process.command = {options.binary, "serve", "--pool-fd", std::to_string(kPoolDescriptor), "--channel-fd",
-                     std::to_string(kChannelDescriptor), "--threads", std::to_string(options.threads)};
+  process.command = {options.binary, "serve",
+                     "--pool-fd",    std::to_string(kPoolDescriptor),
+                     "--channel-fd", std::to_string(kChannelDescriptor),
+                     "--threads",    std::to_string(options.threads)};
   // Waiting OpenMP threads must not spin: the cores belong to training while the worker waits.
   process.environment["OMP_WAIT_POLICY"] = "passive";
   if (options.threads > 0) process.environment["OMP_NUM_THREADS"] = std::to_string(options.threads);

@@ -14,9 +14,9 @@ namespace tidepool::serve {
 
 struct WorkerLinkOptions {
   std::string binary;
-  int threads = 0;        // 0: all cores
-  UniqueFd pool;          // a connection to the page broker
-  int slab_fd = -1;       // not owned
+  int threads = 0;   // 0: all cores
+  UniqueFd pool;     // a connection to the page broker
+  int slab_fd = -1;  // not owned
   int64_t slab_bytes = 0;
   // Called on the link's own thread: each message, then once the end.
   std::function<void(Message)> on_message;

@@ -58,8 +58,8 @@ StatusOr<std::vector<pool::Extent>> WorkerModels::Grow(pool::LeaseId lease, int6
   }
 }
 
-// Gets pages and gives every tensor its place. Scattered runs may leave tensors over; then more is asked for, and what ends up empty
-// goes back.
+// Gets pages and gives every tensor its place. Scattered runs may leave tensors over; then more is asked for, and what ends up
+// empty goes back.
 StatusOr<std::vector<int64_t>> WorkerModels::Place(pool::LeaseId lease, const WeightList& weights, const LoadMessage& order,
                                                    absl::Time limit, const std::atomic<bool>& cancelled) {
   const int64_t page_bytes = client_->device().info().page_bytes;
@@ -80,12 +80,13 @@ StatusOr<std::vector<int64_t>> WorkerModels::Place(pool::LeaseId lease, const We
     missing.clear();
     for (size_t tensor : packing.left_over) missing.push_back(weights.sizes_bytes[tensor]);
   }
-  return ResourceExhausted("the weights of model '{}' found no place in {} runs of pages; the device memory is too scattered", order.name,
-                           extents.size());
+  return ResourceExhausted("the weights of model '{}' found no place in {} runs of pages; the device memory is too scattered",
+                           order.name, extents.size());
 }
 
-Status WorkerModels::Fill(Instance* instance, const LoadMessage& order, const WeightList& weights, const model::SafetensorsFile& file,
-                          std::shared_ptr<const model::Graph> graph, const std::atomic<bool>& cancelled, LoadReport* report) {
+Status WorkerModels::Fill(Instance* instance, const LoadMessage& order, const WeightList& weights,
+                          const model::SafetensorsFile& file, std::shared_ptr<const model::Graph> graph,
+                          const std::atomic<bool>& cancelled, LoadReport* report) {
   const absl::Time start = Clock::Real()->Now();
   TIDEPOOL_ASSIGN_OR_RETURN(const std::vector<int64_t> offsets,
                             Place(instance->lease, weights, order, start + absl::Nanoseconds(order.limit_ns), cancelled));

@@ -1,15 +1,15 @@
 // The models that lie in a worker's device memory: loading into leases, binding, unloading.
 #pragma once
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
 #include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "engine/inference.h"
 #include "pool/client.h"
@@ -51,8 +51,8 @@ class WorkerModels {
 
  private:
   StatusOr<std::shared_ptr<const model::Graph>> GraphOf(const std::string& spec);
-  StatusOr<std::vector<pool::Extent>> Grow(pool::LeaseId lease, int64_t pages, int64_t min_run, absl::Duration slack, absl::Time limit,
-                                           const std::atomic<bool>& cancelled);
+  StatusOr<std::vector<pool::Extent>> Grow(pool::LeaseId lease, int64_t pages, int64_t min_run, absl::Duration slack,
+                                           absl::Time limit, const std::atomic<bool>& cancelled);
   StatusOr<std::vector<int64_t>> Place(pool::LeaseId lease, const WeightList& weights, const LoadMessage& order, absl::Time limit,
                                        const std::atomic<bool>& cancelled);
   Status Fill(Instance* instance, const LoadMessage& order, const WeightList& weights, const model::SafetensorsFile& file,
