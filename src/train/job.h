@@ -23,6 +23,7 @@ struct TrainOptions {
   std::string initial_weights;         // a safetensors file
   std::string data;                    // "imagefolder:PATH", "text:PATH"
   std::string evaluation_data;         // evaluated before the first and after every epoch; empty: none
+  int64_t evaluation_steps = 0;        // and after every so many steps; 0: at epochs only
   int64_t global_batch = 64;
   int64_t max_micro_batch = 64;
   int64_t epochs = 1;

@@ -11,6 +11,7 @@ void TrainOptions::Register(OptionTable* table) {
   table->Add({.key = "train.data", .help = "Training data: imagefolder:PATH, text:PATH or PATH", .metavar = "DATA"}, &data);
   table->Add({.key = "train.evaluation_data", .help = "Data evaluated before the first and after every epoch", .metavar = "DATA"},
              &evaluation_data);
+  table->Add({.key = "train.evaluation_steps", .help = "Steps between evaluations; 0: at epochs only"}, &evaluation_steps);
   table->Add({.key = "train.global_batch", .help = "Samples per optimizer step"}, &global_batch);
   table->Add({.key = "train.max_micro_batch", .help = "Most samples computed at once"}, &max_micro_batch);
   table->Add({.key = "train.epochs", .help = "Passes over the training data"}, &epochs);
@@ -60,6 +61,7 @@ Status TrainOptions::Validate() const {
   require(protected_after_aborts >= 0, fmt::format("train.protected_after_aborts is {}; allowed: 0 and above", protected_after_aborts));
   require(!pool_socket.empty() || pool_bytes >= 1, fmt::format("train.pool_bytes is {}; allowed: 1 and above", pool_bytes));
   require(burst_bytes >= 0, fmt::format("train.burst_bytes is {}; allowed: 0 and above", burst_bytes));
+  require(evaluation_steps >= 0, fmt::format("train.evaluation_steps is {}; allowed: 0 and above", evaluation_steps));
   require(checkpoint_steps >= 0, fmt::format("train.checkpoint_steps is {}; allowed: 0 and above", checkpoint_steps));
   require(checkpoint_steps == 0 || !checkpoint.empty(), "train.checkpoint_steps is given, but train.checkpoint is empty");
   require(journal.empty() || journal != replay, fmt::format("train.journal and train.replay are both '{}'", journal));

@@ -476,7 +476,8 @@ Status Trainer::TrainLoop() {
     const bool epoch_end = position_ % dataset_size_ == 0;
     const bool due = options_.checkpoint_steps > 0 ? step_ % options_.checkpoint_steps == 0 : epoch_end;
     if (due && !options_.checkpoint.empty()) TIDEPOOL_RETURN_IF_ERROR(Checkpoint());
-    if (epoch_end) TIDEPOOL_RETURN_IF_ERROR(Evaluate());
+    const bool evaluate = epoch_end || (options_.evaluation_steps > 0 && step_ % options_.evaluation_steps == 0);
+    if (evaluate) TIDEPOOL_RETURN_IF_ERROR(Evaluate());
   }
   return {};
 }
