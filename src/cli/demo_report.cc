@@ -145,14 +145,14 @@ std::string TrainPlot(const DemoRun& run, std::string* accuracy_plot, std::strin
   }
   const report::Axis time{.label = "time", .unit = Unit::kSeconds};
   *accuracy_plot = report::LinePlot({accuracy}, {.title = "Accuracy on held-out pictures", .x = time, .y = {.label = "accuracy", .unit = Unit::kPercent, .min = 0, .max = 1}});
-  *batch_plot = report::LinePlot({rate, micro}, {.title = "Training speed and micro-batch", .x = time, .y = {.label = "samples/s, samples", .min = 0}});
+  *batch_plot = report::LinePlot({rate, micro}, {.title = "Training speed and micro-batch", .x = time, .y = {.label = "samples/s, samples", .min = 0}, .width = 900, .height = 260});
   return report::LinePlot({loss, held_out}, {.title = "Loss", .x = time, .y = {.label = "loss", .min = 0}});
 }
 
 report::Table ComparisonTable(const DemoResult& result) {
   std::vector<const DemoRun*> runs = {&result.main};
   for (const DemoRun& run : result.baselines) runs.push_back(&run);
-  report::Table table{.columns = {"mode", "SLO met", "p50", "p99", "errors", "samples/s", "loss", "accuracy", "loads", "handovers", "handover p99", "violations"},
+  report::Table table{.columns = {"mode", "SLO met", "p50", "p99", "errors", "samples/s", "loss", "accuracy", "loads", "handovers", "their p99", "violations"},
                       .caption = runs.size() > 1 ? "The same data, the same requests at the same times, the same trainer" : ""};
   const auto best = [&](auto value) {
     double top = value(*runs[0]);
@@ -197,7 +197,7 @@ report::Table PartsTable(const DemoFigures& figures) {
 }
 
 report::Table ModelTable(const DemoResult& result) {
-  report::Table table{.columns = {"model", "spec", "weights", "alone", "SLO", "requests", "SLO met", "p50", "p99", "loads", "evictions"}};
+  report::Table table{.columns = {"model", "weights", "alone", "SLO", "requests", "SLO met", "p50", "p99", "loads", "evictions", "spec"}};
   for (const api::LoadGroup& group : result.main.load.models) {
     const auto status = std::find_if(result.main.models.begin(), result.main.models.end(), [&](const serve::ModelStatus& m) { return m.name == group.model; });
     const auto number = [](std::string text) { return Cell{.text = std::move(text), .number = true}; };
@@ -206,11 +206,11 @@ report::Table ModelTable(const DemoResult& result) {
       return found == values.end() ? std::string("-") : tidepool::FormatDuration(found->second);
     };
     const bool known = status != result.main.models.end();
-    table.rows.push_back({{.text = group.model}, {.text = known ? status->spec : ""}, number(known ? FormatBytes(status->weight_bytes) : "-"),
+    table.rows.push_back({{.text = group.model}, number(known ? FormatBytes(status->weight_bytes) : "-"),
                           number(of_plan(result.plan.solo)), number(of_plan(result.plan.slo)), number(std::to_string(group.planned)),
                           number(fmt::format("{:.1f} %", group.slo_attainment * 100)), number(tidepool::FormatDuration(group.latency.p50)),
                           number(tidepool::FormatDuration(group.latency.p99)), number(known ? std::to_string(status->loads) : "-"),
-                          number(known ? std::to_string(status->evictions) : "-")});
+                          number(known ? std::to_string(status->evictions) : "-"), {.text = known ? status->spec : ""}});
   }
   return table;
 }

@@ -31,7 +31,8 @@ cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mo
   options.train.global_batch = settings.global_batch;
   options.train.max_micro_batch = settings.max_micro_batch;
   options.train.epochs = 1'000'000;
-  options.train.learning_rate = 0.05;
+  options.train.evaluation_steps = settings.evaluation_steps;
+  options.train.learning_rate = settings.learning_rate;
   options.train.momentum = 0.9;
   options.train.seed = settings.seed;
   options.train.threads = settings.train_threads;

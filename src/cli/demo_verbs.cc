@@ -63,6 +63,7 @@ class DemoVerb : public Verb {
     table->Add({.key = "demo.train_threads", .help = "Threads of the trainer; 0: all cores", .advanced = true}, &settings_.train_threads);
     table->Add({.key = "demo.micro_batch", .help = "Largest micro-batch of training", .advanced = true}, &settings_.max_micro_batch);
     table->Add({.key = "demo.global_batch", .help = "Samples per optimizer step", .advanced = true}, &settings_.global_batch);
+    table->Add({.key = "demo.learning_rate", .help = "Learning rate of training", .advanced = true}, &settings_.learning_rate);
     table->Add({.key = "demo.burst_load", .help = "Part of the device that a burst asks for", .advanced = true}, &settings_.burst_load);
     table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true}, &settings_.calm_load);
     table->Add({.key = "demo.static_fraction", .help = "Mode static: training's part of the device; 0: found by trying", .advanced = true}, &static_fraction_);

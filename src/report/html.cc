@@ -60,7 +60,7 @@ svg .cur{stroke:var(--dim);stroke-width:1;stroke-dasharray:2 3;visibility:hidden
 .tip i{display:inline-block;width:9px;height:9px;border-radius:2px;background:var(--k);margin-right:5px}
 .scroll{overflow-x:auto;margin:10px 0;background:var(--card);border:1px solid var(--line);border-radius:10px}
 table{border-collapse:collapse;width:100%;font-size:.9rem}caption{caption-side:top;text-align:left;color:var(--dim);font-size:.85rem;padding:10px 12px 2px}
-th,td{padding:6px 12px;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}tr:last-child td{border-bottom:0}
+th,td{padding:6px 9px;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}tr:last-child td{border-bottom:0}
 th{font-weight:600;color:var(--dim)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.s{font-weight:650;color:var(--good)}td.bad{color:var(--bad);font-weight:650}
 details{margin:10px 0}summary{cursor:pointer}pre{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px;overflow:auto;font-size:.8rem}
 @media (max-width:640px){main{padding:18px 10px 40px}svg text{font-size:18px}.wide svg text{font-size:24px}th,td{padding:5px 8px}.figs{grid-template-columns:repeat(2,1fr)}.fig b{font-size:1.25rem}}

@@ -166,7 +166,8 @@ std::string StackedBarPlot(const std::vector<std::string>& categories, const std
   }
   Canvas canvas(adjusted, {}, y, true);
   const double width = (canvas.right() - canvas.left()) / static_cast<double>(std::max<size_t>(1, shown.size()));
-  const double gap = std::min(6.0, width * 0.18);
+  // Few bars do not become walls.
+  const double gap = width > 48 ? width - 40 : std::min(6.0, width * 0.18);
   for (size_t k = 0; k < shown.size(); ++k) {
     const double left = canvas.left() + static_cast<double>(k) * width + gap / 2;
     double base = 0;
