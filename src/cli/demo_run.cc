@@ -123,11 +123,22 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
 
   api::LoadOptions load = plan->load;
   load.target = front->grpc_target();
-  absl::Duration next_line = absl::ZeroDuration();
+  // The generator reports four times a second; a line covers what came since the one before.
+  absl::Duration next_line = absl::ZeroDuration(), last_line = absl::ZeroDuration(), worst_p99 = absl::ZeroDuration();
+  int64_t answered = 0;
   const auto on_progress = [&](const api::LoadProgress& progress) {
-    if (progress.measuring || progress.elapsed < next_line) return;
+    if (progress.measuring) return;
+    worst_p99 = std::max(worst_p99, progress.last_p99);
+    if (progress.elapsed < next_line) return;
+    api::LoadProgress shown = progress;
+    const double seconds = absl::ToDoubleSeconds(progress.elapsed - last_line);
+    shown.last_rate = seconds > 0 ? static_cast<double>(progress.succeeded - answered) / seconds : 0;
+    shown.last_p99 = worst_p99;
+    show(ProgressOf(node.get(), mode, shown));
     next_line = absl::Floor(progress.elapsed, absl::Seconds(1)) + absl::Seconds(1);
-    show(ProgressOf(node.get(), mode, progress));
+    last_line = progress.elapsed;
+    answered = progress.succeeded;
+    worst_p99 = absl::ZeroDuration();
   };
   TIDEPOOL_ASSIGN_OR_RETURN(run.load, api::RunLoad(load, on_progress, context.stopped));
   if (context.stopped()) return Cancelled("stopped by the user");

@@ -1,6 +1,9 @@
 // tidepool demo: the main job, start to end.
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -10,7 +13,6 @@
 #include "cli/demo_report.h"
 #include "cli/demo_run.h"
 #include "cli/verb.h"
-#include "cluster/runtime_directory.h"
 #include "model/families.h"
 
 namespace tidepool::cli {
@@ -35,6 +37,31 @@ std::string ProgressLine(const DemoProgress& progress) {
                      progress.errors > 0 ? fmt::format("  {} errors", progress.errors) : "");
 }
 
+std::string DefaultFolder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache != nullptr && cache[0] == '/') return std::string(cache) + "/tidepool/demo";
+  if (home != nullptr && home[0] == '/') return std::string(home) + "/.cache/tidepool/demo";
+  return fmt::format("/tmp/tidepool-demo-{}", ::getuid());
+}
+
+// Half a gigabyte of weights goes away at the end, also when the demo fails, unless it is kept.
+class DataFolder {
+ public:
+  void Use(const std::string& path, bool keep) {
+    path_ = path;
+    keep_ = keep;
+  }
+  ~DataFolder() {
+    std::error_code ignored;
+    if (!keep_ && !path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+
+ private:
+  std::string path_;
+  bool keep_ = true;
+};
+
 class DemoVerb : public Verb {
  public:
   std::string path() const override { return "demo"; }
@@ -42,13 +69,13 @@ class DemoVerb : public Verb {
   std::string details() const override {
     return "Makes ten models and a folder of JPEG pictures, starts a node with one training job, drives a bursty load over gRPC,\n"
            "and ends with a table. In the memory bar '#' is training, '+' are models and '.' is free.\n"
-           "  tidepool demo --seconds 30 --report out\n"
+           "  tidepool demo --seconds 30 --report out --keep\n"
            "  tidepool demo --compare --json -";
   }
   void Register(OptionTable* table) override {
     table->Add({.key = "demo.seconds", .help = "Length of the load, in seconds"}, &seconds_);
     table->Add({.key = "demo.compare", .help = "Run the modes static and task-switch on the same load beside it"}, &compare_);
-    table->Add({.key = "demo.report", .help = "Folder for data, report.html, demo.json and trace.json; default: a temporary one", .metavar = "DIR"}, &report_);
+    table->Add({.key = "demo.report", .help = "Folder for report.html, demo.json and trace.json; default: ~/.cache/tidepool/demo", .metavar = "DIR"}, &report_);
     table->Add({.key = "demo.json", .help = "Write the figures here too; - is stdout", .metavar = "FILE"}, &json_);
     table->AddCustom({.key = "demo.mode", .help = "colocate, static or task-switch", .metavar = "MODE"}, "string",
                      [this](std::string_view text) -> Status {
@@ -56,7 +83,7 @@ class DemoVerb : public Verb {
                        return {};
                      },
                      [this] { return std::string(serve::Name(mode_)); });
-    table->Add({.key = "demo.keep", .help = "Keep the temporary folder"}, &keep_);
+    table->Add({.key = "demo.keep", .help = "Keep models and pictures in DIR/data for the next run"}, &keep_);
     table->Add({.key = "demo.seed", .help = "Seed of weights, pictures, training and load"}, &settings_.seed);
     table->Add({.key = "demo.capacity", .help = "Memory of the device"}, BytesField{&settings_.capacity_bytes});
     table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: all cores", .advanced = true}, &settings_.worker_threads);
@@ -75,7 +102,7 @@ class DemoVerb : public Verb {
   Status Prepare(DemoResult* result, std::string* folder);
   StatusOr<DemoRun> RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length, const VerbContext& context);
   StatusOr<double> FindStaticSplit(DemoResult* result, const VerbContext& context);
-  Status WriteOutputs(const DemoResult& result, const std::string& folder, bool keep, const VerbContext& context);
+  Status WriteOutputs(const DemoResult& result, const std::string& folder, const VerbContext& context);
   static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
   void EndLine() {
     if (line_open_) fmt::print(stderr, "\n");
@@ -88,7 +115,7 @@ class DemoVerb : public Verb {
   serve::Mode mode_ = serve::Mode::kColocate;
   double static_fraction_ = 0;
   DemoSettings settings_;
-  std::unique_ptr<cluster::RuntimeDirectory> temporary_;
+  DataFolder data_folder_;
   bool line_open_ = false;
 };
 
@@ -106,20 +133,13 @@ Status DemoVerb::Validate() const {
 }
 
 Status DemoVerb::Prepare(DemoResult* result, std::string* folder) {
-  *folder = report_;
-  if (report_.empty()) {
-    // A runtime directory is private and goes away with the object; a kept one is an ordinary folder.
-    TIDEPOOL_ASSIGN_OR_RETURN(temporary_, cluster::RuntimeDirectory::Open(""));
-    *folder = temporary_->path();
-    if (keep_) {
-      *folder += "-demo";
-      temporary_.reset();
-    }
-  }
+  *folder = report_.empty() ? DefaultFolder() : report_;
   std::error_code error;
   std::filesystem::create_directories(*folder, error);
   if (error) return ErrnoError(error.value(), "cannot make the folder " + *folder);
   *folder = std::filesystem::absolute(*folder).string();
+  // What an earlier run has kept is used and stays.
+  data_folder_.Use(*folder + "/data", keep_ || std::filesystem::exists(*folder + "/data/models"));
   settings_.length = absl::Seconds(seconds_);
   TIDEPOOL_ASSIGN_OR_RETURN(settings_.data, MakeDemoData({.directory = *folder + "/data", .seed = settings_.seed, .say = Say}));
   // Parameters, momentum, summed and staged gradients, and what one micro-batch keeps for its backward pass.
@@ -185,18 +205,16 @@ StatusOr<double> DemoVerb::FindStaticSplit(DemoResult* result, const VerbContext
   return best->train_fraction;
 }
 
-Status DemoVerb::WriteOutputs(const DemoResult& result, const std::string& folder, bool keep, const VerbContext& context) {
+Status DemoVerb::WriteOutputs(const DemoResult& result, const std::string& folder, const VerbContext& context) {
   const std::string json = DemoJson(result);
-  if (keep) {
-    TIDEPOOL_RETURN_IF_ERROR(WriteDemoReport(result, folder + "/report.html"));
-    TIDEPOOL_RETURN_IF_ERROR(WriteDemoTrace(result, folder + "/trace.json"));
-    TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(folder + "/demo.json", json));
-  }
+  TIDEPOOL_RETURN_IF_ERROR(WriteDemoReport(result, folder + "/report.html"));
+  TIDEPOOL_RETURN_IF_ERROR(WriteDemoTrace(result, folder + "/trace.json"));
+  TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(folder + "/demo.json", json));
   const bool json_on_stdout = json_ == "-" || context.output == OutputFormat::kJson;
   if (!json_.empty() && json_ != "-") TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(json_, json));
   fmt::print("{}", json_on_stdout ? json : DemoText(result));
   if (json_on_stdout) fmt::print(stderr, "{}", DemoText(result));
-  if (keep) Say(fmt::format("\nreport {}/report.html, trace {}/trace.json (open it in Perfetto or speedscope), figures {}/demo.json", folder, folder, folder));
+  Say(fmt::format("\nreport {}/report.html, trace {}/trace.json (open it in Perfetto or speedscope), figures {}/demo.json", folder, folder, folder));
   return {};
 }
 
@@ -222,7 +240,7 @@ Status DemoVerb::Run(const VerbContext& context) {
       result.baselines.push_back(std::move(run));
     }
   }
-  TIDEPOOL_RETURN_IF_ERROR(WriteOutputs(result, folder, temporary_ == nullptr, context));
+  TIDEPOOL_RETURN_IF_ERROR(WriteOutputs(result, folder, context));
 
   int64_t violations = result.main.figures.violations;
   for (const DemoRun& run : result.baselines) violations += run.figures.violations;
