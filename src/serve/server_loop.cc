@@ -135,8 +135,10 @@ void ServerImpl::AddToCore(const CatalogModel& model) {
                      .pages = model.pages,
                      .workspace_pages = model.workspace_pages,
                      .least_workspace_pages = model.least_workspace_pages};
+  // A model.toml that says nothing leaves the default there.
+  const bool given = model.serving.queue_limit > 0 && model.serving.queue_limit != model::ServingConfig().queue_limit;
   traits.queue = {.name = model.lease_name,
-                  .limit = model.serving.queue_limit > 0 ? model.serving.queue_limit : options_.queue_limit,
+                  .limit = given ? model.serving.queue_limit : options_.queue_limit,
                   .max_batch_size = std::max(1, model.serving.max_batch_size),
                   .delay = model.serving.batch_delay};
   traits.slo = model.serving.slo;

@@ -240,6 +240,27 @@ TEST_F(ServerTest, BadDataFailsAloneAndTheWorkerLivesOn) {
   EXPECT_EQ(server_->worker_pid(), worker);
 }
 
+TEST_F(ServerTest, RefusesMoreThanItsQueuesHold) {
+  Create("plain", kTinyResNet, 1);
+  Create("narrow", kTinyResNet, 1, {.queue_limit = 2});
+  Start(64 * kMiB, {.queue_limit = 5});
+  for (const auto& [model, limit] : {std::pair("plain", 5), std::pair("narrow", 2)}) {
+    Answers answers(server_.get());
+    for (uint64_t i = 0; i < 40; ++i) answers.Submit(Request(model, i));
+    ASSERT_TRUE(answers.WaitAll());
+    int refused = 0;
+    for (size_t i = 0; i < 40; ++i) {
+      const Status status = answers.at(i).status();
+      if (status.ok()) continue;
+      ++refused;
+      EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+      EXPECT_THAT(MessageOf(status), HasSubstr(fmt::format("is full: {} requests wait; allowed: {}", limit, limit)));
+    }
+    EXPECT_GT(refused, 0) << "the model was absent when they came";
+    EXPECT_EQ(server_->Model(model)->rejected, refused);
+  }
+}
+
 TEST_F(ServerTest, RefusesWhatComesTooLate) {
   Create("resnet", kTinyResNet, 1);
   Start(64 * kMiB);
