@@ -239,6 +239,17 @@ TEST_F(TrainSupervisorTest, DoesNotRestartAJobThatFailsByItself) {
   EXPECT_EQ(supervisor.status().state, TrainState::kFailed);
 }
 
+TEST_F(TrainSupervisorTest, TriesAgainWhenAJobFoundTooLittleMemoryToBegin) {
+  TrainSupervisor supervisor(Options());
+  ASSERT_TRUE(supervisor.Start().ok());
+  AwaitStart(1)->End(ResourceExhausted("64 of 200 pages are not promised to others"));
+  FakeJob* job = AwaitStart(2);
+  on_progress_({.event = "step", .step = 3});
+  job->End(ResourceExhausted("a micro-batch of one sample does not fit"));
+  EXPECT_TRUE(absl::IsResourceExhausted(supervisor.WaitUntilEnded(Soon())));
+  EXPECT_EQ(supervisor.status().restarts, 1);
+}
+
 TEST_F(TrainSupervisorTest, ReportsAJobThatCannotBeStarted) {
   start_error_ = NotFound("tidepool-worker is missing");
   TrainSupervisor supervisor(Options());

@@ -114,6 +114,12 @@ class NodeImpl : public Node {
     server_->SetEventListener([this](const serve::ServeEvent& event) { timeline_.AddServeEvent(event); });
     if (options_.measure_solo) {
       TIDEPOOL_RETURN_IF_ERROR(server_->MeasureSoloLatencies(options_.clock->Now() + options_.measure_limit));
+      // What was measured last still lies in the device; the training job would find too little to begin with.
+      if (options_.has_training()) {
+        for (const serve::ModelStatus& model : server_->Models()) {
+          server_->Unload(model.name, options_.clock->Now() + options_.server.drain_limit).IgnoreError();
+        }
+      }
     }
     supervisor_ = std::make_unique<TrainSupervisor>(
         TrainSupervisorOptions{.train = options_.train,

@@ -128,8 +128,11 @@ void TrainSupervisor::OnEnd(const Status& end) {
     wanted_ = false;
     return;
   }
-  // A job that ends with an error of its own would end so again; one that was killed may do better.
-  const auto wait = absl::IsAborted(end) ? policy_.OnKilled(latest_.step > step_at_start_) : std::nullopt;
+  // A job that ends with an error of its own would end so again. One that was killed may do better, and one that found no memory to
+  // begin with may find it once models that are idle have gone.
+  const bool progressed = latest_.step > step_at_start_;
+  const bool again = absl::IsAborted(end) || (absl::IsResourceExhausted(end) && !progressed);
+  const auto wait = again ? policy_.OnKilled(progressed) : std::nullopt;
   if (!wait) {
     state_ = TrainState::kFailed;
     wanted_ = false;
