@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include <absl/synchronization/mutex.h>
+
 #include "pool/broker.h"
 #include "pool/client.h"
 
@@ -129,6 +131,7 @@ class TestClient {
 
   Status Grow(int64_t pages) {
     TIDEPOOL_ASSIGN_OR_RETURN(auto extents, client_->Grow(lease_, {.pages = pages}, Late()));
+    absl::MutexLock lock(&mu_);
     for (const Extent& extent : extents) {
       for (PageIndex page = extent.first; page < extent.end(); ++page) pages_.push_back(page);
     }
@@ -137,6 +140,7 @@ class TestClient {
 
   Status Return(int64_t pages) {
     std::vector<Extent> extents;
+    absl::MutexLock lock(&mu_);
     for (; pages > 0 && !pages_.empty(); --pages) {
       extents.push_back({pages_.front(), 1});
       pages_.pop_front();
@@ -146,6 +150,7 @@ class TestClient {
 
   template <typename F>
   Status ForEachByte(F&& f) {
+    absl::MutexLock lock(&mu_);
     for (const PageIndex page : pages_) {
       if (!f(client_->device().memory().base() + page * kPage)) return DataLoss("page {} holds other bytes", page);
     }
@@ -157,7 +162,8 @@ class TestClient {
   int inherited_ = -1;
   LeaseId lease_;
   std::string label_;
-  std::deque<PageIndex> pages_;
+  absl::Mutex mu_;
+  std::deque<PageIndex> pages_ ABSL_GUARDED_BY(mu_);
   std::thread background_;
 };
 
