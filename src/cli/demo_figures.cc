@@ -1,6 +1,7 @@
 // From what was recorded to the figures of one run.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "cli/demo_figures.h"
 
@@ -20,15 +21,14 @@ double SamplesAt(const std::vector<std::pair<double, double>>& points, double ti
 
 void TrainFigures(const DemoRun& run, DemoFigures* figures) {
   std::vector<std::pair<double, double>> points;
-  bool loss_seen = false, accuracy_seen = false;
+  std::vector<double> losses;
+  bool accuracy_seen = false;
   for (const train::TrainProgress& progress : run.timeline.train) {
     if (progress.event == "step" || progress.event == "started") {
       points.emplace_back(absl::ToDoubleSeconds(progress.time - run.start), static_cast<double>(progress.samples));
     }
     if (progress.event == "step") {
-      if (!loss_seen) figures->loss_first = progress.loss;
-      loss_seen = true;
-      figures->loss_last = progress.loss;
+      losses.push_back(progress.loss);
       figures->steps = progress.step;
     }
     if (progress.event == "evaluation") {
@@ -40,6 +40,12 @@ void TrainFigures(const DemoRun& run, DemoFigures* figures) {
     figures->aborts = std::max(figures->aborts, progress.aborts);
     figures->boundary_waits = std::max(figures->boundary_waits, progress.boundary_waits);
     figures->longest_operator_ms = std::max(figures->longest_operator_ms, progress.longest_operator_ms);
+  }
+  // One global batch is noisy: a quarter of the steps, at most five, stands for each end.
+  if (!losses.empty()) {
+    const size_t count = std::clamp<size_t>(losses.size() / 4, 1, 5);
+    figures->loss_first = std::accumulate(losses.begin(), losses.begin() + static_cast<ptrdiff_t>(count), 0.0) / static_cast<double>(count);
+    figures->loss_last = std::accumulate(losses.end() - static_cast<ptrdiff_t>(count), losses.end(), 0.0) / static_cast<double>(count);
   }
   const double length = absl::ToDoubleSeconds(run.end - run.start);
   const double trained = SamplesAt(points, length) - SamplesAt(points, 0);

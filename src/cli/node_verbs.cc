@@ -86,9 +86,12 @@ class UpVerb : public RunNodeVerb {
   std::string summary() const override { return "Run a node: serving, and a training job in the memory that serving leaves"; }
   std::string details() const override {
     return "  tidepool up examples/cluster.toml\n"
-           "A file with train.data starts a training job; it is started again from its checkpoint when it is killed.";
+           "A file with train.data starts a training job ('tidepool train --help' explains its options); it is started again from its checkpoint when it is killed.";
   }
-  void Register(OptionTable* table) override { RegisterNode(table, /*with_training=*/true); }
+  void Register(OptionTable* table) override {
+    RegisterNode(table, /*with_training=*/true);
+    table->MarkAdvanced("train");  // a file is the place for them
+  }
   std::vector<Positional> positionals() override {
     return {{.name = "CONFIG", .help = "A configuration file, the same as --config", .values = &files_, .min = 0, .max = 1, .is_config = true}};
   }

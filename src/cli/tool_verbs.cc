@@ -69,6 +69,7 @@ class ConfigPrintVerb : public Verb {
       for (const OptionTable::Entry& entry : other.entries()) {
         if (table->FindKey(entry.info.key) != nullptr) continue;
         OptionInfo info = entry.info;
+        info.advanced = true;
         if (table->FindFlag(info.flag) != nullptr) {
           info.flag = info.key;
           for (char& c : info.flag) c = c == '.' || c == '_' ? '-' : c;
