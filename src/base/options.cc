@@ -270,6 +270,10 @@ void OptionTable::AddCustom(OptionInfo info, std::string type, std::function<Sta
   Append(std::move(info), std::move(type), std::move(set), std::move(get));
 }
 
+void OptionTable::MarkAdvanced(std::string_view section) {
+  for (Entry& entry : entries_) entry.info.advanced |= Section(entry.info.key) == section;
+}
+
 const OptionTable::Entry* OptionTable::FindFlag(std::string_view flag) const {
   for (const Entry& entry : entries_) {
     if (entry.info.flag == flag) return &entry;

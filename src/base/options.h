@@ -71,6 +71,9 @@ class OptionTable {
   // same). INVALID_ARGUMENT names the option, the value seen and what is allowed; the field then keeps its value.
   Status Set(std::string_view key, std::string_view value, Source source, std::string origin);
 
+  // Shows the options of a section in --help-all only.
+  void MarkAdvanced(std::string_view section);
+
   const std::vector<Entry>& entries() const { return entries_; }
   const Entry* FindFlag(std::string_view flag) const;
   const Entry* FindKey(std::string_view key) const;

@@ -225,6 +225,15 @@ TEST(OptionTable, PrintsAFileThatReadsBackTheSame) {
   EXPECT_EQ(read.policy, options.policy);
 }
 
+TEST(OptionTable, MarksASectionAsAdvanced) {
+  Everything options;
+  OptionTable table;
+  options.Register(&table);
+  table.MarkAdvanced("train");
+  EXPECT_TRUE(table.FindKey("train.seed")->info.advanced);
+  EXPECT_FALSE(table.FindKey("serve.load")->info.advanced);
+}
+
 TEST(OptionTable, PrintsJsonWithTypesAndSources) {
   Everything options;
   OptionTable table;

@@ -86,7 +86,8 @@ class UpVerb : public RunNodeVerb {
   std::string summary() const override { return "Run a node: serving, and a training job in the memory that serving leaves"; }
   std::string details() const override {
     return "  tidepool up examples/cluster.toml\n"
-           "A file with train.data starts a training job ('tidepool train --help' explains its options); it is started again from its checkpoint when it is killed.";
+           "A file with train.data starts a training job; it is started again from its checkpoint when it is killed.\n"
+           "'tidepool train --help' explains the options of training.";
   }
   void Register(OptionTable* table) override {
     RegisterNode(table, /*with_training=*/true);

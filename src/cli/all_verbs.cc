@@ -1,0 +1,14 @@
+#include "cli/verb.h"
+
+namespace tidepool::cli {
+
+void AddAllVerbs(VerbList* verbs) {
+  AddDemoVerbs(verbs);
+  AddNodeVerbs(verbs);
+  AddTrainVerbs(verbs);
+  AddModelVerbs(verbs);
+  AddBenchVerbs(verbs);
+  AddToolVerbs(verbs);
+}
+
+}  // namespace tidepool::cli
