@@ -2,6 +2,7 @@
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <signal.h>
 #include <unistd.h>
@@ -40,6 +41,7 @@ struct Connection {
   UniqueFd process;  // readable once the client's process has ended
   int pid = 0;
   std::string name;
+  bool inherited = false; // made by us for a child, not through the path
   bool attached = false;  // has said Hello
   bool broken = false;    // to be ended after the present event
   absl::Time hello_by = absl::InfiniteFuture();
@@ -89,6 +91,7 @@ class BrokerImpl final : public Broker, private CoreSink {
     if (!options_.socket_path.empty()) {
       TIDEPOOL_ASSIGN_OR_RETURN(auto listener, PacketListener::Listen(options_.socket_path));
       listener_.emplace(std::move(listener));
+      TIDEPOOL_RETURN_IF_ERROR(AskForCredentials(listener_->fd()));
       TIDEPOOL_RETURN_IF_ERROR(Watch(listener_->fd(), EPOLLIN, Tag(Source::kListener)));
     }
     thread_ = std::thread([this] { Run(); });
@@ -100,7 +103,7 @@ class BrokerImpl final : public Broker, private CoreSink {
     // Before the other end is handed out, so that no packet of it can lack its sender.
     TIDEPOOL_RETURN_IF_ERROR(AskForCredentials(pair.first.fd()));
     Status added;
-    TIDEPOOL_RETURN_IF_ERROR(Call([&] { added = AddConnection(pair.first.TakeFd(), absl::InfiniteFuture()); }));
+    TIDEPOOL_RETURN_IF_ERROR(Call([&] { added = AddConnection(pair.first.TakeFd(), /*inherited=*/true); }));
     TIDEPOOL_RETURN_IF_ERROR(added);
     return pair.second.TakeFd();
   }
@@ -258,14 +261,14 @@ class BrokerImpl final : public Broker, private CoreSink {
         }
         return;
       }
-      if (const Status added = AddConnection(socket->TakeFd(), clock_->Now() + kHelloTimeout); !added.ok()) {
+      if (const Status added = AddConnection(socket->TakeFd(), /*inherited=*/false); !added.ok()) {
         Log(LogLevel::kWarning, "pool connection refused", {{"error", added}});
       }
     }
   }
 
   // An inherited connection may wait long for its process to start; one from outside must say Hello soon.
-  Status AddConnection(UniqueFd socket, absl::Time hello_by) {
+  Status AddConnection(UniqueFd socket, bool inherited) {
     if (connections_.size() >= kMaxConnections) {
       const Status refusal = ResourceExhausted("the page broker has {} connections; allowed: {}", connections_.size(), kMaxConnections);
       SendPacket(socket.get(), Encode(0, ToMessage(refusal))).IgnoreError();
@@ -277,7 +280,8 @@ class BrokerImpl final : public Broker, private CoreSink {
     Connection& connection = connections_[id];
     connection.id = id;
     connection.socket = std::move(socket);
-    connection.hello_by = hello_by;
+    connection.inherited = inherited;
+    connection.hello_by = inherited ? absl::InfiniteFuture() : clock_->Now() + kHelloTimeout;
     return {};
   }
 
@@ -310,7 +314,7 @@ class BrokerImpl final : public Broker, private CoreSink {
   void HandlePacket(Connection& connection, const ReceivedPacket& packet) {
     auto envelope = Decode(packet.data);
     if (!connection.attached) {
-      Status accepted = envelope.ok() ? Attach(connection, *envelope, packet.sender) : envelope.status();
+      Status accepted = envelope.ok() ? Attach(connection, *envelope, SenderOf(connection, packet)) : envelope.status();
       if (accepted.ok()) return;
       Log(LogLevel::kWarning, "pool client refused", {{"error", accepted}});
       Send(connection, CallOf(packet.data), ToMessage(accepted));
@@ -322,6 +326,16 @@ class BrokerImpl final : public Broker, private CoreSink {
       return;
     }
     Serve(connection, *envelope);
+  }
+
+  // Some kernels do not stamp what is sent before the connection is accepted. Whoever made the connection then counts, but never for
+  // one that we made ourselves and handed out.
+  static std::optional<PeerCredentials> SenderOf(const Connection& connection, const ReceivedPacket& packet) {
+    if (packet.sender || connection.inherited) return packet.sender;
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    if (::getsockopt(connection.socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) return std::nullopt;
+    return PeerCredentials{peer.pid, peer.uid, peer.gid};
   }
 
   Status Attach(Connection& connection, const Envelope& envelope, const std::optional<PeerCredentials>& sender) {

@@ -140,10 +140,12 @@ class TestClient {
 
   Status Return(int64_t pages) {
     std::vector<Extent> extents;
-    absl::MutexLock lock(&mu_);
-    for (; pages > 0 && !pages_.empty(); --pages) {
-      extents.push_back({pages_.front(), 1});
-      pages_.pop_front();
+    {
+      absl::MutexLock lock(&mu_);
+      for (; pages > 0 && !pages_.empty(); --pages) {
+        extents.push_back({pages_.front(), 1});
+        pages_.pop_front();
+      }
     }
     return client_->Return(lease_, extents);
   }

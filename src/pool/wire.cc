@@ -52,7 +52,8 @@ StatusOr<ReceivedPacket> ReceivePacket(int socket, std::span<char> buffer) {
     } else if (header->cmsg_type == SCM_CREDENTIALS) {
       ucred sender;
       std::memcpy(&sender, CMSG_DATA(header), sizeof(sender));
-      packet.sender = PeerCredentials{sender.pid, sender.uid, sender.gid};
+      // Process 0 stands for a packet that the kernel has not stamped.
+      if (sender.pid > 0) packet.sender = PeerCredentials{sender.pid, sender.uid, sender.gid};
     }
   }
   if ((message.msg_flags & MSG_TRUNC) != 0) return InvalidArgument("packet is larger than {} bytes", buffer.size());

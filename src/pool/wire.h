@@ -11,7 +11,7 @@
 
 namespace tidepool::pool {
 
-// Lets ReceivePacket see who sends. Packets that were sent before are covered too if the socket was not accepted or handed out yet.
+// Lets ReceivePacket see who sends what is sent from now on. On a listening socket it holds for the connections that are made to it.
 Status AskForCredentials(int socket);
 
 struct ReceivedPacket {
