@@ -18,6 +18,7 @@ Reclaimer::Reclaimer(pool::Client* client, ReclaimerOptions options) : client_(c
   client_->SetDisconnectHandler([this] {
     absl::MutexLock lock(&mu_);
     disconnected_ = true;
+    options_.set_urgent(true);
     if (phase_ == Phase::kMicroBatch) options_.request_abort();
   });
   watcher_ = std::thread([this] { WatchPatience(); });
@@ -85,7 +86,7 @@ void Reclaimer::End() {
         // Only now: while pages are on their way back, requests that come in wait for the next round instead of miscounting them.
         phase_ = Phase::kIdle;
         options_.clear_abort();
-        if (answered) options_.set_urgent(false);
+        if (answered && !stop_ && !disconnected_) options_.set_urgent(false);
         return;
       }
     }
@@ -121,6 +122,7 @@ void Reclaimer::ReturnCached() {
 void Reclaimer::RequestStop() {
   absl::MutexLock lock(&mu_);
   stop_ = true;
+  options_.set_urgent(true);
   if (phase_ == Phase::kMicroBatch) options_.request_abort();
 }
 

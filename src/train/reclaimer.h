@@ -28,7 +28,8 @@ struct ReclaimerOptions {
   // Ask the running micro-batch to unwind, and withdraw that. Called with a lock held: they only set a flag.
   std::function<void()> request_abort = [] {};
   std::function<void()> clear_abort = [] {};
-  // True from the moment that a request waits for the main thread until it is answered: the work threads need the cores now.
+  // True from the moment that a request waits for the main thread until it is answered, and when the job has to end: the work threads need
+  // the cores now.
   // Called with a lock held.
   std::function<void(bool urgent)> set_urgent = [](bool) {};
 };

@@ -132,6 +132,7 @@ Status Session::OpenPool() {
   if (!options_.yield_cpu) return {};
   std::set<int> service = ThreadsOfThisProcess();
   for (const int thread : before) service.erase(thread);
+  service.insert(hooks_.service_threads.begin(), hooks_.service_threads.end());
   yield = std::make_unique<CpuYield>(std::move(service));
   absl::MutexLock lock(&mu_);
   urgent_ = yield.get();

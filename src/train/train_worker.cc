@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -56,6 +57,7 @@ class SignalThread {
       ::sigaction(signal, &action, nullptr);
     }
     thread_ = std::thread([this, stop] {
+      thread_id_ = ::gettid();
       char byte = 0;
       while (true) {
         const ssize_t n = ::read(read_.get(), &byte, 1);
@@ -65,6 +67,8 @@ class SignalThread {
       }
     });
   }
+  // 0 until the thread runs.
+  int thread_id() const { return thread_id_; }
   ~SignalThread() {
     (void)!::write(write_fd_, "e", 1);
     thread_.join();
@@ -73,6 +77,7 @@ class SignalThread {
 
  private:
   static inline int write_fd_ = -1;
+  std::atomic<int> thread_id_{0};
   UniqueFd read_;
   std::thread thread_;
 };
@@ -86,13 +91,13 @@ void PrintProgress(const TrainProgress& progress) {
   std::fflush(stdout);
 }
 
-Status Run(int options_fd, StopToken* stop) {
+Status Run(int options_fd, StopToken* stop, const SignalThread& signals) {
   TIDEPOOL_ASSIGN_OR_RETURN(const std::string text, ReadAll(UniqueFd(options_fd)));
   TIDEPOOL_ASSIGN_OR_RETURN(const TrainOptions options, ParseTrainOptions(text));
   TIDEPOOL_RETURN_IF_ERROR(options.Validate());
   TIDEPOOL_RETURN_IF_ERROR(InitLogging({.process = "train"}));
   TIDEPOOL_RETURN_IF_ERROR(engine::InitRuntime({.threads = options.threads}));
-  return RunTrainer(options, PrintProgress, stop);
+  return RunTrainer(options, PrintProgress, stop, {.service_threads = {signals.thread_id()}});
 }
 
 }  // namespace
@@ -112,7 +117,7 @@ int RunTrainWorkerMain(int argc, char** argv) {
   ::signal(SIGPIPE, SIG_IGN);
   StopToken stop;
   SignalThread signals(&stop);
-  const Status status = Run(options_fd, &stop);
+  const Status status = Run(options_fd, &stop, signals);
   if (status.ok()) return 0;
   Log(LogLevel::kError, "training failed", {{"error", status}});
   if (!failure_printed) PrintProgress({.event = "failed", .time = Clock::Real()->Now(), .message = ToString(status)});

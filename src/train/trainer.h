@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include <absl/base/thread_annotations.h>
@@ -38,10 +39,11 @@ class StopToken {
 
 using ProgressSink = std::function<void(const TrainProgress&)>;
 
-// For tests and for running inside a process that has a broker.
+// What the process around a trainer, or a test, gives it.
 struct TrainerHooks {
   Clock* clock = Clock::Real();
   pool::Broker* broker = nullptr;  // instead of options.pool_socket
+  std::set<int> service_threads;   // of the process, that never run in the idle scheduling class
   // Before every attempt at a micro-batch, with its size: a place to arm the token.
   std::function<void(int64_t batch, engine::AbortToken&)> before_micro_batch;
 };
