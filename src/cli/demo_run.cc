@@ -12,7 +12,7 @@ namespace {
 
 constexpr absl::Duration kTrainStartLimit = absl::Seconds(120);
 constexpr absl::Duration kStepAfterLoadLimit = absl::Seconds(10);
-constexpr double kZipf = 0.9;
+constexpr double kZipf = 1.0;
 constexpr double kSloFactor = 4;
 
 cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mode, double static_train_fraction) {
@@ -33,7 +33,7 @@ cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mo
   options.train.epochs = 1'000'000;
   options.train.evaluation_steps = settings.evaluation_steps;
   options.train.learning_rate = settings.learning_rate;
-  options.train.momentum = 0.9;
+  options.train.optimizer = "adamw";
   options.train.seed = settings.seed;
   options.train.threads = settings.train_threads;
   return options;

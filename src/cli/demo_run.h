@@ -18,13 +18,13 @@ namespace tidepool::cli {
 
 struct DemoSettings {
   DemoData data;
-  int64_t capacity_bytes = int64_t{512} << 20;
+  int64_t capacity_bytes = int64_t{400} << 20;
   absl::Duration length = absl::Seconds(45);  // of the load
   uint64_t seed = 1;
   int64_t global_batch = 32, max_micro_batch = 32, evaluation_steps = 16;
-  double learning_rate = 0.02;
+  double learning_rate = 0.0005;
   int worker_threads = 0, train_threads = 0;  // 0: all cores
-  double burst_load = 0.55, calm_load = 0.08; // of the device, by solo latencies
+  double burst_load = 0.4, calm_load = 0.06;  // of the device, by solo latencies
   std::string worker_binary;                  // empty: beside this program
 };
 

@@ -19,7 +19,7 @@ namespace tidepool::cli {
 namespace {
 
 // Parts of the device that a static split gives to training; each is tried for a short time and the best one runs in full.
-constexpr double kStaticSplits[] = {0.5, 0.6, 0.7};
+constexpr double kStaticSplits[] = {0.6, 0.7, 0.8};
 constexpr absl::Duration kShortestPilot = absl::Seconds(6);
 
 std::string MemoryBar(const DemoProgress& progress, int width) {
@@ -142,9 +142,9 @@ Status DemoVerb::Prepare(DemoResult* result, std::string* folder) {
   data_folder_.Use(*folder + "/data", keep_ || std::filesystem::exists(*folder + "/data/models"));
   settings_.length = absl::Seconds(seconds_);
   TIDEPOOL_ASSIGN_OR_RETURN(settings_.data, MakeDemoData({.directory = *folder + "/data", .seed = settings_.seed, .say = Say}));
-  // Parameters, momentum, summed and staged gradients, and what one micro-batch keeps for its backward pass.
+  // Parameters, two moments, summed and staged gradients, and what one micro-batch keeps for its backward pass.
   TIDEPOOL_ASSIGN_OR_RETURN(const model::Graph trained, model::BuildGraph(fmt::format("resnet18:classes={},image=64", settings_.data.classes)));
-  result->training_bytes_estimate = 4 * trained.parameter_bytes() + settings_.max_micro_batch * trained.activation_bytes_per_sample();
+  result->training_bytes_estimate = 5 * trained.parameter_bytes() + settings_.max_micro_batch * trained.activation_bytes_per_sample();
   result->machine = fmt::format("{} cores", std::thread::hardware_concurrency());
   const int64_t wanted = settings_.data.model_bytes + result->training_bytes_estimate;
   Say(fmt::format("{} models {} + training {} (estimated) = {} on a device of {}: {:.1f} times its memory", settings_.data.models.size(),
