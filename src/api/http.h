@@ -28,6 +28,9 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;
+  // If set, the server sends what this returns instead, and calls it on a thread of its own: for answers that are costly to write,
+  // given by a thread that must not be held up.
+  std::function<HttpResponse()> make;
 };
 
 HttpResponse JsonResponse(std::string body, int status = 200);

@@ -289,6 +289,7 @@ net::awaitable<HttpResponse> HttpServerImpl::Answer(ConnectionPtr connection, Ht
   connection->stream.socket().cancel(error);
   HttpResponse response = *std::move(connection->reply);
   connection->reply.reset();
+  if (response.make) response = response.make();
   co_return response;
 }
 

@@ -178,7 +178,10 @@ void Infer(FrontEnd* front_end, RouteCall call) {
   auto done = [front_end, model, started, forms = std::move(decoded->forms),
                reply = call.reply](StatusOr<serve::InferResponse> response) {
     front_end->Record("rest", model, response.status(), started);
-    reply(response.ok() ? EncodeAnswer(*response, forms) : ErrorResponse(response.status()));
+    if (!response.ok()) return reply(ErrorResponse(response.status()));
+    // Serve's thread must not spend its time on writing numbers.
+    auto answer = std::make_shared<const serve::InferResponse>(*std::move(response));
+    reply({.make = [answer = std::move(answer), forms] { return EncodeAnswer(*answer, forms); }});
   };
   call.cancel->Set(front_end->server().Infer(std::move(decoded->request), std::move(done)));
 }
