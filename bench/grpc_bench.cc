@@ -1,5 +1,6 @@
-// What the gRPC front end costs: an inference request whose model only copies its input, beside a bare gRPC echo of as many bytes. Both servers
-// use the callback API and run in this process; one blocking client, one channel each, loopback. p50 and p99 are of single calls.
+// What the gRPC front end costs: an inference request whose model only copies its input, beside a bare gRPC echo of as many
+// bytes. Both servers use the callback API and run in this process; one blocking client, one channel each, loopback. p50 and p99
+// are of single calls.
 #include <benchmark/benchmark.h>
 #include <grpcpp/grpcpp.h>
 
@@ -25,7 +26,8 @@ constexpr int kMaxMessage = 64 << 20;
 }
 
 class EchoService : public bench::Echo::CallbackService {
-  grpc::ServerUnaryReactor* Call(grpc::CallbackServerContext* context, const bench::Blob* request, bench::Blob* response) override {
+  grpc::ServerUnaryReactor* Call(grpc::CallbackServerContext* context, const bench::Blob* request,
+                                 bench::Blob* response) override {
     response->set_data(request->data());
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
@@ -56,7 +58,9 @@ void Measure(benchmark::State& state, const Call& call) {
   }
   std::sort(nanos.begin(), nanos.end());
   if (nanos.empty()) return;
-  const auto at = [&](double q) { return static_cast<double>(nanos[static_cast<size_t>(q * static_cast<double>(nanos.size() - 1))]) / 1e3; };
+  const auto at = [&](double q) {
+    return static_cast<double>(nanos[static_cast<size_t>(q * static_cast<double>(nanos.size() - 1))]) / 1e3;
+  };
   state.counters["p50_us"] = at(0.5);
   state.counters["p99_us"] = at(0.99);
   state.SetBytesProcessed(state.iterations() * state.range(0) * 2);

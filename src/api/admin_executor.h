@@ -1,13 +1,13 @@
 // A few threads for calls that block (load, unload, rescan), so that they never hold up the threads that answer requests.
 #pragma once
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
 #include <deque>
 #include <functional>
 #include <thread>
 #include <vector>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "base/status.h"
 

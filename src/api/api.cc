@@ -28,7 +28,9 @@ class ApiImpl : public Api {
   int metrics_port() const override { return metrics_ == nullptr ? -1 : metrics_->port(); }
   std::string http_url() const override { return rest_ == nullptr ? "" : "http://" + Target(rest_->port()); }
   std::string grpc_target() const override { return grpc_ == nullptr ? "" : Target(grpc_->port()); }
-  std::string metrics_url() const override { return metrics_ == nullptr ? "" : "http://" + Target(metrics_->port()) + "/metrics"; }
+  std::string metrics_url() const override {
+    return metrics_ == nullptr ? "" : "http://" + Target(metrics_->port()) + "/metrics";
+  }
 
   void BeginDrain() override { front_end_.BeginDrain(); }
   void Shutdown(absl::Time deadline) override {
@@ -39,9 +41,7 @@ class ApiImpl : public Api {
   }
 
  private:
-  std::string Target(int port) const {
-    return HostAndPort(ClientAddress(options().address), port);
-  }
+  std::string Target(int port) const { return HostAndPort(ClientAddress(options().address), port); }
   const ApiOptions& options() const { return front_end_.options(); }
   HttpServerOptions HttpOptions(const char* name, int port, int threads) const;
 
@@ -89,10 +89,14 @@ void ApiOptions::Register(OptionTable* table) {
   table->Add({.key = "api.grpc_port", .help = "Port of the gRPC API; 0: any free one, -1: off"}, &grpc_port);
   table->Add({.key = "api.metrics_port", .help = "Port of the metrics; 0: any free one, -1: off"}, &metrics_port);
   table->Add({.key = "api.allow_public", .help = "Allow an address that other machines can reach"}, &allow_public);
-  table->Add({.key = "api.metrics_compat", .help = "'triton' adds metrics under the names of that server", .metavar = "NAME",
-              .advanced = true}, &metrics_compat);
+  table->Add({.key = "api.metrics_compat",
+              .help = "'triton' adds metrics under the names of that server",
+              .metavar = "NAME",
+              .advanced = true},
+             &metrics_compat);
   table->Add({.key = "api.max_message", .help = "Largest request or answer", .advanced = true}, BytesField{&max_message_bytes});
-  table->Add({.key = "api.max_json", .help = "Largest JSON part of a REST request", .advanced = true}, BytesField{&max_json_bytes});
+  table->Add({.key = "api.max_json", .help = "Largest JSON part of a REST request", .advanced = true},
+             BytesField{&max_json_bytes});
   table->Add({.key = "api.max_header", .help = "Largest header of a request", .advanced = true}, BytesField{&max_header_bytes});
   table->Add({.key = "api.max_connections", .help = "Open connections of each port", .advanced = true}, &max_connections);
   table->Add({.key = "api.request_timeout", .help = "Deadline of requests that bring none", .advanced = true}, &request_timeout);
@@ -105,7 +109,8 @@ void ApiOptions::Register(OptionTable* table) {
 Status ApiOptions::Validate() const {
   std::vector<std::string> faults;
   const auto check_port = [&](const char* name, int port) {
-    if (port < -1 || port > 65535) faults.push_back(fmt::format("{} is {}; allowed: 1 to 65535, 0 (any free), -1 (off)", name, port));
+    if (port < -1 || port > 65535)
+      faults.push_back(fmt::format("{} is {}; allowed: 1 to 65535, 0 (any free), -1 (off)", name, port));
   };
   check_port("http_port", http_port);
   check_port("grpc_port", grpc_port);
@@ -135,7 +140,8 @@ Status ApiOptions::Validate() const {
   if (!faults.empty()) return InvalidArgument("api: {}", JoinText(faults, "; "));
   if (!IsLoopback(*ip) && !allow_public) {
     return PermissionDenied(
-        "api: address {} can be reached by other machines, and the APIs have no access control; allowed: loopback addresses, or this "
+        "api: address {} can be reached by other machines, and the APIs have no access control; allowed: loopback addresses, or "
+        "this "
         "one with --allow-public",
         address);
   }

@@ -20,18 +20,19 @@ struct ApiOptions {
   std::string address = "127.0.0.1";  // an IP address, or "localhost"
   // 0: any free port; negative: this front end is off.
   int http_port = 8000, grpc_port = 8001, metrics_port = 8002;
-  bool allow_public = false;          // --allow-public: needed for every address that other machines can reach
-  std::string metrics_compat;         // "triton" adds nv_inference_* metrics; empty: none
+  bool allow_public = false;                      // --allow-public: needed for every address that other machines can reach
+  std::string metrics_compat;                     // "triton" adds nv_inference_* metrics; empty: none
   int64_t max_message_bytes = int64_t{64} << 20;  // of one request or response
   int64_t max_json_bytes = int64_t{16} << 20;     // of the JSON part of a REST request
   int64_t max_header_bytes = int64_t{32} << 10;
-  int max_connections = 1024;         // of each HTTP port; more are answered with 503 and closed
+  int max_connections = 1024;                          // of each HTTP port; more are answered with 503 and closed
   absl::Duration request_timeout = absl::Seconds(30);  // for requests that bring no deadline of their own
   absl::Duration header_timeout = absl::Seconds(10);   // from the first byte of a request to the end of its header
   absl::Duration body_timeout = absl::Seconds(60);     // to the end of its body, and to send a response
   absl::Duration idle_timeout = absl::Seconds(120);    // between requests of one connection
   int http_threads = 2;
-  // The body of GET /v2/tidepool/status: one JSON object about the whole node. Empty: the path does not exist. Called on any thread.
+  // The body of GET /v2/tidepool/status: one JSON object about the whole node. Empty: the path does not exist. Called on any
+  // thread.
   std::function<std::string()> status_json;
   Clock* clock = Clock::Real();
 
@@ -44,8 +45,8 @@ struct ApiOptions {
 // Thread-safe.
 class Api {
  public:
-  // Binds every port before it serves any: ALREADY_EXISTS names the port that is taken, PERMISSION_DENIED a public address without
-  // allow_public. `server` and `broker` (may be null: no pool metrics) outlive the Api.
+  // Binds every port before it serves any: ALREADY_EXISTS names the port that is taken, PERMISSION_DENIED a public address
+  // without allow_public. `server` and `broker` (may be null: no pool metrics) outlive the Api.
   static StatusOr<std::unique_ptr<Api>> Start(serve::Server* server, pool::Broker* broker, ApiOptions options);
   virtual ~Api() = default;  // Shutdown(now)
 

@@ -1,11 +1,11 @@
 // Joins a request that may be cancelled at any moment with the handle that serve gives for it, in whichever order they come.
 #pragma once
 
-#include <memory>
-#include <utility>
-
 #include <absl/base/thread_annotations.h>
 #include <absl/synchronization/mutex.h>
+
+#include <memory>
+#include <utility>
 
 #include "serve/server.h"
 

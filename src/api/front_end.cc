@@ -39,7 +39,8 @@ StatusOr<serve::ModelStatus> FrontEnd::FindModel(const std::string& name, const 
       known = known || have == version;
       versions += (versions.empty() ? "" : ", ") + have;
     }
-    if (!known) return NotFound("model '{}' has no version '{}'; it has: {}", name, version, versions.empty() ? "none" : versions);
+    if (!known)
+      return NotFound("model '{}' has no version '{}'; it has: {}", name, version, versions.empty() ? "none" : versions);
   }
   return status;
 }
@@ -59,7 +60,9 @@ void FrontEnd::Record(std::string_view api, const std::string& model, const Stat
   }
 }
 
-std::vector<std::string> ServerExtensions() { return {"binary_tensor_data", "model_configuration", "model_repository", "statistics"}; }
+std::vector<std::string> ServerExtensions() {
+  return {"binary_tensor_data", "model_configuration", "model_repository", "statistics"};
+}
 
 Status LoadModel(FrontEnd* front_end, const std::string& model) {
   if (absl::IsNotFound(front_end->server().Model(model).status())) TIDEPOOL_RETURN_IF_ERROR(front_end->server().Rescan());

@@ -1,13 +1,13 @@
 // What both front ends share: the server they speak for, whether it drains, how deadlines are made, and counts of their requests.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "api/admin_executor.h"
 #include "api/api.h"

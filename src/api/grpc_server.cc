@@ -1,5 +1,7 @@
 #include "api/grpc_server.h"
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -7,9 +9,6 @@
 #include <chrono>
 #include <mutex>
 #include <thread>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "api/grpc_service.h"
 #include "api/listen_address.h"

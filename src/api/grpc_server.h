@@ -1,9 +1,9 @@
 // GRPCInferenceService of proto/inference.proto on one port, with the standard health service and reflection.
 #pragma once
 
-#include <memory>
-
 #include <absl/time/time.h>
+
+#include <memory>
 
 #include "api/front_end.h"
 #include "base/status.h"

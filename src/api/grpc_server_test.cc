@@ -1,11 +1,10 @@
+#include <gmock/gmock.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
 
 #include <future>
 #include <thread>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "api/api.h"
 #include "api/testing/fake_server.h"
@@ -14,9 +13,9 @@
 namespace tidepool::api {
 namespace {
 
-using ::testing::HasSubstr;
 using inference::ModelInferRequest;
 using inference::ModelInferResponse;
+using ::testing::HasSubstr;
 
 constexpr absl::Duration kPatience = absl::Seconds(30);
 
@@ -89,14 +88,18 @@ using Stub = inference::GRPCInferenceService::Stub;
 
 TEST_F(GrpcServerTest, AnswersHealthAndMetadata) {
   EXPECT_TRUE((CallOk<inference::ServerLiveRequest, inference::ServerLiveResponse>(stub_.get(), &Stub::ServerLive, {}).live()));
-  EXPECT_TRUE((CallOk<inference::ServerReadyRequest, inference::ServerReadyResponse>(stub_.get(), &Stub::ServerReady, {}).ready()));
-  const auto server = CallOk<inference::ServerMetadataRequest, inference::ServerMetadataResponse>(stub_.get(), &Stub::ServerMetadata, {});
+  EXPECT_TRUE(
+      (CallOk<inference::ServerReadyRequest, inference::ServerReadyResponse>(stub_.get(), &Stub::ServerReady, {}).ready()));
+  const auto server =
+      CallOk<inference::ServerMetadataRequest, inference::ServerMetadataResponse>(stub_.get(), &Stub::ServerMetadata, {});
   EXPECT_EQ(server.name(), "tidepool");
   inference::ModelReadyRequest ready;
   ready.set_name("scale");
-  EXPECT_TRUE((CallOk<inference::ModelReadyRequest, inference::ModelReadyResponse>(stub_.get(), &Stub::ModelReady, ready).ready()));
+  EXPECT_TRUE(
+      (CallOk<inference::ModelReadyRequest, inference::ModelReadyResponse>(stub_.get(), &Stub::ModelReady, ready).ready()));
   ready.set_name("broken");
-  EXPECT_FALSE((CallOk<inference::ModelReadyRequest, inference::ModelReadyResponse>(stub_.get(), &Stub::ModelReady, ready).ready()));
+  EXPECT_FALSE(
+      (CallOk<inference::ModelReadyRequest, inference::ModelReadyResponse>(stub_.get(), &Stub::ModelReady, ready).ready()));
   server_.SetSlo("tokens", absl::Milliseconds(8), absl::Milliseconds(2));
   inference::ModelMetadataRequest named;
   named.set_name("tokens");
@@ -263,16 +266,24 @@ TEST_F(GrpcServerTest, CancelsTheRequestsOfAStreamThatEnds) {
 
 TEST_F(GrpcServerTest, ControlsTheRepositoryAndCounts) {
   inference::RepositoryIndexRequest all;
-  EXPECT_EQ((CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all).models_size()), 8);
+  EXPECT_EQ(
+      (CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all)
+           .models_size()),
+      8);
   all.set_ready(true);
-  EXPECT_EQ((CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all).models_size()), 7);
+  EXPECT_EQ(
+      (CallOk<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(stub_.get(), &Stub::RepositoryIndex, all)
+           .models_size()),
+      7);
   inference::RepositoryModelUnloadRequest unload;
   unload.set_model_name("scale");
-  CallOk<inference::RepositoryModelUnloadRequest, inference::RepositoryModelUnloadResponse>(stub_.get(), &Stub::RepositoryModelUnload, unload);
+  CallOk<inference::RepositoryModelUnloadRequest, inference::RepositoryModelUnloadResponse>(stub_.get(),
+                                                                                            &Stub::RepositoryModelUnload, unload);
   EXPECT_EQ(server_.Model("scale")->resident_bytes, 0);
   inference::RepositoryModelLoadRequest load;
   load.set_model_name("scale");
-  CallOk<inference::RepositoryModelLoadRequest, inference::RepositoryModelLoadResponse>(stub_.get(), &Stub::RepositoryModelLoad, load);
+  CallOk<inference::RepositoryModelLoadRequest, inference::RepositoryModelLoadResponse>(stub_.get(), &Stub::RepositoryModelLoad,
+                                                                                        load);
   EXPECT_GT(server_.Model("scale")->resident_bytes, 0);
   ExpectStillServing();
   inference::ModelStatisticsRequest stats;

@@ -8,8 +8,8 @@
 namespace tidepool::api {
 namespace {
 
-// One unary call whose answer may come on another thread. The reactor deletes itself when gRPC is done with it, which can be at any
-// moment after Finish; what must be reachable until then by others is in the shared CancelSlot.
+// One unary call whose answer may come on another thread. The reactor deletes itself when gRPC is done with it, which can be at
+// any moment after Finish; what must be reachable until then by others is in the shared CancelSlot.
 class CancellableReactor : public grpc::ServerUnaryReactor {
  public:
   explicit CancellableReactor(std::shared_ptr<CancelSlot> cancel) : cancel_(std::move(cancel)) {}
@@ -64,7 +64,8 @@ grpc::ServerUnaryReactor* InferenceService::ServerLive(grpc::CallbackServerConte
   return Answer(context, absl::OkStatus());
 }
 
-grpc::ServerUnaryReactor* InferenceService::ServerReady(grpc::CallbackServerContext* context, const inference::ServerReadyRequest*,
+grpc::ServerUnaryReactor* InferenceService::ServerReady(grpc::CallbackServerContext* context,
+                                                        const inference::ServerReadyRequest*,
                                                         inference::ServerReadyResponse* response) {
   response->set_ready(front_end_->Ready());
   return Answer(context, absl::OkStatus());
@@ -133,7 +134,8 @@ grpc::ServerUnaryReactor* InferenceService::ModelStatistics(grpc::CallbackServer
                                                             inference::ModelStatisticsResponse* response) {
   const absl::Time now = front_end_->clock().Now();
   if (request->name().empty()) {
-    for (const serve::ModelStatus& model : front_end_->server().Models()) EncodeStatistics(model, now, response->add_model_stats());
+    for (const serve::ModelStatus& model : front_end_->server().Models())
+      EncodeStatistics(model, now, response->add_model_stats());
     return Answer(context, absl::OkStatus());
   }
   const StatusOr<serve::ModelStatus> model = front_end_->FindModel(request->name(), request->version());

@@ -1,10 +1,10 @@
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
 #include <deque>
 #include <map>
 #include <memory>
 #include <utility>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "api/cancel_slot.h"
 #include "api/grpc_service.h"
@@ -19,11 +19,12 @@ using inference::ModelStreamInferResponse;
 // Requests of one stream that may run or wait to be written at the same time; at the limit no more are read until one is done.
 constexpr size_t kMaxInFlight = 64;
 
-// Reads requests while fewer than kMaxInFlight are open, hands each to serve, and writes the answers in the order in which they come. Ends
-// when the client has sent its last request and every answer is written, or when a write fails or the call is cancelled.
+// Reads requests while fewer than kMaxInFlight are open, hands each to serve, and writes the answers in the order in which they
+// come. Ends when the client has sent its last request and every answer is written, or when a write fails or the call is
+// cancelled.
 //
-// gRPC may delete the reactor on another thread as soon as Finish was called, so Finish is the last thing anyone does with it: outside
-// the lock, by the one caller that TakeFinish told to, when no read, write or request is open.
+// gRPC may delete the reactor on another thread as soon as Finish was called, so Finish is the last thing anyone does with it:
+// outside the lock, by the one caller that TakeFinish told to, when no read, write or request is open.
 class InferStream : public grpc::ServerBidiReactor<ModelInferRequest, ModelStreamInferResponse> {
  public:
   InferStream(grpc::CallbackServerContext* context, FrontEnd* front_end) : context_(context), front_end_(front_end) {
@@ -96,7 +97,8 @@ class InferStream : public grpc::ServerBidiReactor<ModelInferRequest, ModelStrea
     decoded->request.deadline = std::min(DeadlineOf(*context_, front_end_), front_end_->DeadlineAfter(decoded->timeout));
     auto done = [this, key, id, model, started, form = decoded->form](StatusOr<serve::InferResponse> result) {
       auto answer = std::make_unique<ModelStreamInferResponse>();
-      const Status status = result.ok() ? EncodeProto(*std::move(result), form, answer->mutable_infer_response()) : result.status();
+      const Status status =
+          result.ok() ? EncodeProto(*std::move(result), form, answer->mutable_infer_response()) : result.status();
       front_end_->Record("grpc", model, status, started);
       Done(key, status.ok() ? std::move(answer) : ErrorAnswer(id, status));
     };

@@ -28,8 +28,8 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;
-  // If set, the server sends what this returns instead, and calls it on a thread of its own: for answers that are costly to write,
-  // given by a thread that must not be held up.
+  // If set, the server sends what this returns instead, and calls it on a thread of its own: for answers that are costly to
+  // write, given by a thread that must not be held up.
   std::function<HttpResponse()> make;
 };
 
@@ -54,7 +54,8 @@ class Router {
   // `pattern`: literal segments and "{name}", which takes any one segment that is not empty.
   void Add(std::string method, std::string pattern, std::string summary, Handler handler);
 
-  // Unknown path: 404 with the list of routes. Known path, other method: 405 with Allow. Returns what a vanished client must cancel.
+  // Unknown path: 404 with the list of routes. Known path, other method: 405 with Allow. Returns what a vanished client must
+  // cancel.
   std::shared_ptr<CancelSlot> Handle(HttpRequest request, HttpReply reply) const;
 
   struct Route {

@@ -1,5 +1,7 @@
 #include "api/http_server.h"
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -9,8 +11,6 @@
 #include <thread>
 #include <utility>
 
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
@@ -39,8 +39,8 @@ auto Await(error_code* error) { return net::redirect_error(net::use_awaitable, *
 
 std::chrono::nanoseconds Chrono(absl::Duration duration) { return absl::ToChronoNanoseconds(duration); }
 
-// Once an answer that ends the connection has been sent, this much of what the client still sends is read and dropped: closing with
-// unread bytes would reset the connection and could take the answer with it.
+// Once an answer that ends the connection has been sent, this much of what the client still sends is read and dropped: closing
+// with unread bytes would reset the connection and could take the answer with it.
 constexpr size_t kLingerBytes = size_t{16} << 20;
 constexpr auto kLingerTime = std::chrono::seconds(1);
 
@@ -179,8 +179,8 @@ net::awaitable<void> HttpServerImpl::Session(ConnectionPtr connection) {
     live_.insert(connection);
   }
   if (open_.load() > options_.max_connections) {
-    HttpResponse full = ErrorResponse(Unavailable("the server has {} connections already; allowed: {}", open_.load() - 1,
-                                                  options_.max_connections));
+    HttpResponse full = ErrorResponse(
+        Unavailable("the server has {} connections already; allowed: {}", open_.load() - 1, options_.max_connections));
     co_await RefuseAndLinger(connection, std::move(full));
   } else {
     co_await Requests(connection);

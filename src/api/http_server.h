@@ -27,8 +27,8 @@ struct HttpServerOptions {
   Clock* clock = Clock::Real();                       // for Shutdown
 };
 
-// Keep-alive and pipelined requests are answered in order, one at a time for each connection. A client that closes its connection (or its
-// sending half) while its request runs cancels it. Thread-safe.
+// Keep-alive and pipelined requests are answered in order, one at a time for each connection. A client that closes its connection
+// (or its sending half) while its request runs cancels it. Thread-safe.
 class HttpServer {
  public:
   // Listens; nothing is accepted before Serve. ALREADY_EXISTS if the port is taken.

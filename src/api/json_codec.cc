@@ -57,14 +57,16 @@ StatusOr<const Json*> ParametersOf(const Json& object, const std::string& where)
 StatusOr<std::optional<bool>> BoolParameter(const Json& parameters, const char* key, const std::string& where) {
   const auto it = parameters.find(key);
   if (it == parameters.end()) return std::optional<bool>();
-  if (!it->is_boolean()) return InvalidArgument("parameter '{}' of {} is of type {}; allowed: true, false", key, where, it->type_name());
+  if (!it->is_boolean())
+    return InvalidArgument("parameter '{}' of {} is of type {}; allowed: true, false", key, where, it->type_name());
   return std::optional<bool>(it->get<bool>());
 }
 
 StatusOr<std::optional<int64_t>> CountParameter(const Json& parameters, const char* key, const std::string& where) {
   const auto it = parameters.find(key);
   if (it == parameters.end()) return std::optional<int64_t>();
-  if (!it->is_number_integer() || (it->is_number_unsigned() && it->get<uint64_t>() > uint64_t{1} << 62) || it->get<int64_t>() < 0) {
+  if (!it->is_number_integer() || (it->is_number_unsigned() && it->get<uint64_t>() > uint64_t{1} << 62) ||
+      it->get<int64_t>() < 0) {
     return InvalidArgument("parameter '{}' of {} is {}; allowed: a whole number from 0 to 2^62", key, where, Shown(*it));
   }
   return std::optional<int64_t>(it->get<int64_t>());
@@ -73,7 +75,8 @@ StatusOr<std::optional<int64_t>> CountParameter(const Json& parameters, const ch
 StatusOr<std::vector<int64_t>> ReadShape(const Json& input, const std::string& where) {
   const auto it = input.find("shape");
   if (it == input.end()) return InvalidArgument("{} has no \"shape\"", where);
-  if (!it->is_array()) return InvalidArgument("\"shape\" of {} is of type {}; allowed: an array of whole numbers", where, it->type_name());
+  if (!it->is_array())
+    return InvalidArgument("\"shape\" of {} is of type {}; allowed: an array of whole numbers", where, it->type_name());
   std::vector<int64_t> shape;
   for (const Json& dim : *it) {
     if (!dim.is_number_integer() || (dim.is_number_unsigned() && dim.get<uint64_t>() > uint64_t{1} << 62)) {
@@ -116,8 +119,8 @@ class ElementWriter {
 
  private:
   Status Wrong(const Json& value, std::string_view allowed) {
-    return InvalidArgument("input '{}' of type {} holds {}; allowed: {}", tensor_->name, InferenceName(tensor_->datatype), Shown(value),
-                           allowed);
+    return InvalidArgument("input '{}' of type {} holds {}; allowed: {}", tensor_->name, InferenceName(tensor_->datatype),
+                           Shown(value), allowed);
   }
   template <typename Element>
   void AppendRaw(Element element) {
@@ -168,12 +171,12 @@ class ElementWriter {
 Status AppendNested(const Json& value, size_t depth, const serve::Tensor& tensor, ElementWriter* writer) {
   if (depth == tensor.shape.size()) return writer->Append(value);
   if (!value.is_array()) {
-    return InvalidArgument("\"data\" of input '{}' is nested unevenly: a value where dimension {} of shape {} begins", tensor.name,
-                           depth, ShapeText(tensor.shape));
+    return InvalidArgument("\"data\" of input '{}' is nested unevenly: a value where dimension {} of shape {} begins",
+                           tensor.name, depth, ShapeText(tensor.shape));
   }
   if (static_cast<int64_t>(value.size()) != tensor.shape[depth]) {
-    return InvalidArgument("\"data\" of input '{}' has {} entries in dimension {}; its shape {} needs {}", tensor.name, value.size(),
-                           depth, ShapeText(tensor.shape), tensor.shape[depth]);
+    return InvalidArgument("\"data\" of input '{}' has {} entries in dimension {}; its shape {} needs {}", tensor.name,
+                           value.size(), depth, ShapeText(tensor.shape), tensor.shape[depth]);
   }
   for (const Json& entry : value) TIDEPOOL_RETURN_IF_ERROR(AppendNested(entry, depth + 1, tensor, writer));
   return absl::OkStatus();
@@ -218,7 +221,8 @@ StatusOr<serve::Tensor> ReadInput(const Json& input, size_t index, std::string_v
       return InvalidArgument("{} has binary_data_size, but the request has no Inference-Header-Content-Length header", where);
     }
     if (*binary_size > static_cast<int64_t>(binary->size())) {
-      return InvalidArgument("{} says it has {} bytes of binary data, but {} are left in the body", where, *binary_size, binary->size());
+      return InvalidArgument("{} says it has {} bytes of binary data, but {} are left in the body", where, *binary_size,
+                             binary->size());
     }
     tensor.data.assign(binary->substr(0, static_cast<size_t>(*binary_size)));
     binary->remove_prefix(static_cast<size_t>(*binary_size));
@@ -273,7 +277,8 @@ void WriteNumbers(const std::string& data, std::string* out) {
 Status WriteJsonData(const serve::Tensor& tensor, std::string* out) {
   switch (tensor.datatype) {
     case DType::kBool:
-      for (size_t i = 0; i < tensor.data.size(); ++i) out->append(i > 0 ? "," : "").append(tensor.data[i] != 0 ? "true" : "false");
+      for (size_t i = 0; i < tensor.data.size(); ++i)
+        out->append(i > 0 ? "," : "").append(tensor.data[i] != 0 ? "true" : "false");
       break;
     case DType::kU8: WriteNumbers<uint8_t>(tensor.data, out); break;
     case DType::kU16: WriteNumbers<uint16_t>(tensor.data, out); break;
@@ -307,12 +312,13 @@ bool OutputForms::IsBinary(const std::string& output) const {
 
 StatusOr<DecodedJson> DecodeInferBody(std::string_view body, std::optional<int64_t> json_length, int64_t max_json_bytes) {
   if (json_length.has_value() && (*json_length < 0 || *json_length > static_cast<int64_t>(body.size()))) {
-    return InvalidArgument("Inference-Header-Content-Length is {}; allowed: 0 to the size of the body, {}", *json_length, body.size());
+    return InvalidArgument("Inference-Header-Content-Length is {}; allowed: 0 to the size of the body, {}", *json_length,
+                           body.size());
   }
   const size_t json_size = static_cast<size_t>(json_length.value_or(static_cast<int64_t>(body.size())));
   if (static_cast<int64_t>(json_size) > max_json_bytes) {
-    return InvalidArgument("the JSON of the request has {} bytes; allowed: {}. Send large tensors with binary_data_size", json_size,
-                           max_json_bytes);
+    return InvalidArgument("the JSON of the request has {} bytes; allowed: {}. Send large tensors with binary_data_size",
+                           json_size, max_json_bytes);
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const Json root, ParseJson(body.substr(0, json_size)));
   std::string_view binary = body.substr(json_size);
@@ -321,7 +327,8 @@ StatusOr<DecodedJson> DecodeInferBody(std::string_view body, std::optional<int64
   DecodedJson decoded;
   TIDEPOOL_ASSIGN_OR_RETURN(decoded.request.id, StringField(root, "id", "the request", /*required=*/false));
   TIDEPOOL_ASSIGN_OR_RETURN(const Json* parameters, ParametersOf(root, "the request"));
-  TIDEPOOL_ASSIGN_OR_RETURN(const std::optional<bool> binary_output, BoolParameter(*parameters, "binary_data_output", "the request"));
+  TIDEPOOL_ASSIGN_OR_RETURN(const std::optional<bool> binary_output,
+                            BoolParameter(*parameters, "binary_data_output", "the request"));
   decoded.forms.binary_by_default = binary_output.value_or(false);
   TIDEPOOL_ASSIGN_OR_RETURN(const std::optional<int64_t> timeout, CountParameter(*parameters, "timeout", "the request"));
   decoded.timeout = absl::Microseconds(timeout.value_or(0));

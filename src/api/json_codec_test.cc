@@ -1,12 +1,13 @@
 #include "api/json_codec.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "api/tensor_codec.h"
@@ -84,10 +85,9 @@ TEST(JsonCodec, ReadsIdOutputsAndParameters) {
 }
 
 TEST(JsonCodec, TakesBinaryTensorsInTheOrderOfTheInputs) {
-  const std::string json =
-      R"({"inputs":[{"name":"a","datatype":"FP32","shape":[2],"parameters":{"binary_data_size":8}},)"
-      R"({"name":"b","datatype":"INT8","shape":[1],"data":[3]},)"
-      R"({"name":"c","datatype":"FP16","shape":[1],"parameters":{"binary_data_size":2}}]})";
+  const std::string json = R"({"inputs":[{"name":"a","datatype":"FP32","shape":[2],"parameters":{"binary_data_size":8}},)"
+                           R"({"name":"b","datatype":"INT8","shape":[1],"data":[3]},)"
+                           R"({"name":"c","datatype":"FP16","shape":[1],"parameters":{"binary_data_size":2}}]})";
   const std::string body = json + Bytes<float>({1, 2}) + "hi";
   const StatusOr<DecodedJson> decoded = DecodeInferBody(body, static_cast<int64_t>(json.size()), kJsonLimit);
   ASSERT_TRUE(decoded.ok()) << ToString(decoded.status());
@@ -104,7 +104,8 @@ TEST(JsonCodec, RefusesBinaryPartsThatDoNotAddUp) {
     return MessageOf(decoded.status());
   };
   const auto size = static_cast<int64_t>(json.size());
-  EXPECT_THAT(error(json + "1234567", size), HasSubstr("input 'a' says it has 8 bytes of binary data, but 7 are left in the body"));
+  EXPECT_THAT(error(json + "1234567", size),
+              HasSubstr("input 'a' says it has 8 bytes of binary data, but 7 are left in the body"));
   EXPECT_THAT(error(json + "123456789", size), HasSubstr("the body has 1 bytes more than its JSON"));
   EXPECT_THAT(error(json, size + 1), HasSubstr("Inference-Header-Content-Length is"));
   EXPECT_THAT(error(json, -1), HasSubstr("allowed: 0 to the size of the body"));
@@ -113,8 +114,9 @@ TEST(JsonCodec, RefusesBinaryPartsThatDoNotAddUp) {
   EXPECT_THAT(error(R"({"inputs":[{"name":"a","datatype":"FP32","shape":[2],"data":[1,2],"parameters":{"binary_data_size":8}}]})",
                     std::nullopt),
               HasSubstr("both \"data\" and binary_data_size"));
-  EXPECT_THAT(error(R"({"inputs":[{"name":"a","datatype":"FP32","shape":[2],"parameters":{"binary_data_size":-8}}]})", std::nullopt),
-              HasSubstr("parameter 'binary_data_size' of input 'a' is -8; allowed: a whole number from 0 to 2^62"));
+  EXPECT_THAT(
+      error(R"({"inputs":[{"name":"a","datatype":"FP32","shape":[2],"parameters":{"binary_data_size":-8}}]})", std::nullopt),
+      HasSubstr("parameter 'binary_data_size' of input 'a' is -8; allowed: a whole number from 0 to 2^62"));
   const std::string short_json = R"({"inputs":[{"name":"a","datatype":"FP32","shape":[3],"parameters":{"binary_data_size":8}}]})";
   EXPECT_THAT(error(short_json + "12345678", static_cast<int64_t>(short_json.size())),
               HasSubstr("tensor 'a' has 8 bytes of data; its type FP32 and shape [3] need 12"));
@@ -130,10 +132,12 @@ TEST(JsonCodec, NamesWhatIsWrongWithARequest) {
   EXPECT_THAT(ErrorOf(R"({"inputs":[{"datatype":"FP32","shape":[1],"data":[1]}]})"), HasSubstr("input 0 has no \"name\""));
   EXPECT_THAT(ErrorOf(R"({"inputs":[{"name":"x","shape":[1],"data":[1]}]})"), HasSubstr("input 'x' has no \"datatype\""));
   EXPECT_THAT(ErrorOf(R"({"inputs":[{"name":"x","datatype":"FP32","data":[1]}]})"), HasSubstr("input 'x' has no \"shape\""));
-  EXPECT_THAT(ErrorOf(R"({"inputs":[{"name":"x","datatype":"FP32","shape":[1]}]})"), HasSubstr("no \"data\" and no binary_data_size"));
+  EXPECT_THAT(ErrorOf(R"({"inputs":[{"name":"x","datatype":"FP32","shape":[1]}]})"),
+              HasSubstr("no \"data\" and no binary_data_size"));
   EXPECT_THAT(ErrorOf(R"({"id":7,"inputs":[]})"), HasSubstr("\"id\" of the request is of type number; allowed: a string"));
   EXPECT_THAT(ErrorOf(R"({"inputs":[],"outputs":[{}]})"), HasSubstr("output 0 has no \"name\""));
-  EXPECT_THAT(ErrorOf(R"({"inputs":[],"parameters":{"timeout":"soon"}})"), HasSubstr("parameter 'timeout' of the request is \"soon\""));
+  EXPECT_THAT(ErrorOf(R"({"inputs":[],"parameters":{"timeout":"soon"}})"),
+              HasSubstr("parameter 'timeout' of the request is \"soon\""));
   EXPECT_THAT(ErrorOf(R"({"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]})"),
               HasSubstr("parameter 'classification' of output 'y' is not supported"));
   EXPECT_THAT(ErrorOf(Body("FLOAT", "[1]", "[1]")), HasSubstr("input 'x'"));
@@ -207,7 +211,9 @@ TEST(JsonCodec, WritesBinaryOutputsBehindTheJsonInOrder) {
 
 TEST(JsonCodec, WritesNullForNumbersThatJsonDoesNotHave) {
   serve::InferResponse response;
-  response.outputs.push_back({.name = "f", .datatype = DType::kF32, .shape = {3},
+  response.outputs.push_back({.name = "f",
+                              .datatype = DType::kF32,
+                              .shape = {3},
                               .data = Bytes<float>({std::nanf(""), std::numeric_limits<float>::infinity(), 1})});
   EXPECT_THAT(EncodeInferBody(response, {})->body, HasSubstr("\"data\":[null,null,1]"));
 }

@@ -33,8 +33,8 @@ TEST(ApiOptions, ReportsAllFaultsAtOnce) {
   options.metrics_compat = "vllm";
   options.address = "nowhere";
   const std::string error = ToString(options.Validate());
-  for (const char* part : {"http_port is 70000", "grpc_port is -2", "max_message is 0", "idle_timeout is", "metrics_compat is 'vllm'",
-                           "'nowhere' is not an IP address"}) {
+  for (const char* part : {"http_port is 70000", "grpc_port is -2", "max_message is 0", "idle_timeout is",
+                           "metrics_compat is 'vllm'", "'nowhere' is not an IP address"}) {
     EXPECT_THAT(error, HasSubstr(part));
   }
 }

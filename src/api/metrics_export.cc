@@ -39,9 +39,7 @@ class Families {
   }
 
  private:
-  void Begin(const char* name, const char* help, prometheus::MetricType type) {
-    families_.push_back({name, help, type, {}});
-  }
+  void Begin(const char* name, const char* help, prometheus::MetricType type) { families_.push_back({name, help, type, {}}); }
   std::vector<prometheus::MetricFamily> families_;
 };
 
@@ -66,7 +64,8 @@ const ModelMetric kModelMetrics[] = {
     {"tidepool_requests_rejected_total", "Requests refused because the queue was full", true, &Model::rejected},
     {"tidepool_requests_within_slo_total", "Requests answered within their model's objective", true, &Model::within_slo},
     {"tidepool_executions_total", "Batches executed", true, &Model::executions},
-    {"tidepool_batched_requests_total", "Requests in executed batches; by executions, the mean batch", true, &Model::batched_requests},
+    {"tidepool_batched_requests_total", "Requests in executed batches; by executions, the mean batch", true,
+     &Model::batched_requests},
     {"tidepool_model_loads_total", "Times the model was made resident", true, &Model::loads},
     {"tidepool_model_evictions_total", "Times the model was evicted", true, &Model::evictions},
     {"tidepool_queue_seconds_total", "Time that requests waited for execution", true, &Model::queue_time},
@@ -87,8 +86,8 @@ void AddModels(const std::vector<Model>& models, Families* families) {
   for (const Model& model : models) families->Add({{"model", model.name}}, model.servable ? 1 : 0);
   families->Gauge("tidepool_model_state", "1 for the state that the model is in");
   for (const Model& model : models) {
-    for (const auto state : {serve::ModelState::kAbsent, serve::ModelState::kLoading, serve::ModelState::kReady,
-                             serve::ModelState::kDraining}) {
+    for (const auto state :
+         {serve::ModelState::kAbsent, serve::ModelState::kLoading, serve::ModelState::kReady, serve::ModelState::kDraining}) {
       families->Add({{"model", model.name}, {"state", std::string(serve::Name(state))}}, model.state == state ? 1 : 0);
     }
   }
@@ -121,8 +120,9 @@ void AddPool(const pool::PoolStats& stats, Families* families) {
   const auto leases = [&](const char* name, const char* help, int64_t pool::LeaseStats::*pages) {
     families->Gauge(name, help);
     for (const pool::LeaseStats& lease : stats.leases) {
-      families->Add({{"tenant", lease.name}, {"lease", fmt::format("{}", lease.id)}, {"class", std::string(pool::Name(lease.lease_class))}},
-                    static_cast<double>(lease.*pages * stats.page_bytes));
+      families->Add(
+          {{"tenant", lease.name}, {"lease", fmt::format("{}", lease.id)}, {"class", std::string(pool::Name(lease.lease_class))}},
+          static_cast<double>(lease.*pages * stats.page_bytes));
     }
   };
   leases("tidepool_lease_held_bytes", "Device memory that a tenant holds", &pool::LeaseStats::held_pages);

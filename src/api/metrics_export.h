@@ -1,4 +1,5 @@
-// The text that Prometheus scrapes: what this process counts itself, and the state of serving and of the page pool at this moment.
+// The text that Prometheus scrapes: what this process counts itself, and the state of serving and of the page pool at this
+// moment.
 #pragma once
 
 #include <string>

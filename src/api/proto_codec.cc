@@ -97,7 +97,8 @@ Status WriteContents(const serve::Tensor& tensor, InferTensorContents* contents)
       break;
     }
     case DType::kF16:
-    case DType::kBF16: return Internal("output '{}' of type {} has no typed contents", tensor.name, InferenceName(tensor.datatype));
+    case DType::kBF16:
+      return Internal("output '{}' of type {} has no typed contents", tensor.name, InferenceName(tensor.datatype));
   }
   return absl::OkStatus();
 }
@@ -118,8 +119,8 @@ StatusOr<absl::Duration> ReadTimeout(const inference::ModelInferRequest& message
 Status CheckCounts(const inference::ModelInferRequest& message) {
   if (message.model_name().empty()) return InvalidArgument("model_name is empty; allowed: the name of a served model");
   if (static_cast<size_t>(message.inputs_size()) > kMaxTensors || static_cast<size_t>(message.outputs_size()) > kMaxTensors) {
-    return InvalidArgument("the request has {} inputs and asks for {} outputs; allowed: at most {} of each", message.inputs_size(),
-                           message.outputs_size(), kMaxTensors);
+    return InvalidArgument("the request has {} inputs and asks for {} outputs; allowed: at most {} of each",
+                           message.inputs_size(), message.outputs_size(), kMaxTensors);
   }
   if (message.raw_input_contents_size() > 0 && message.raw_input_contents_size() != message.inputs_size()) {
     return InvalidArgument("raw_input_contents has {} entries for {} inputs; allowed: one for each input, or none",

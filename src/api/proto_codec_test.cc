@@ -1,17 +1,17 @@
 #include "api/proto_codec.h"
 
-#include <random>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <random>
 
 #include "api/tensor_codec.h"
 
 namespace tidepool::api {
 namespace {
 
-using ::testing::HasSubstr;
 using inference::ModelInferRequest;
+using ::testing::HasSubstr;
 
 template <typename Element>
 std::string Bytes(const std::vector<Element>& elements) {
@@ -64,18 +64,32 @@ TEST(ProtoCodec, ReadsAndWritesTypedContentsOfEveryType) {
     EXPECT_EQ(response.raw_output_contents_size(), 0);
   };
   using Contents = inference::InferTensorContents;
-  round_trip("BOOL", [](Contents* c) { c->add_bool_contents(true), c->add_bool_contents(false); }, std::string("\1\0", 2));
-  round_trip("INT8", [](Contents* c) { c->add_int_contents(-128), c->add_int_contents(127); }, Bytes<int8_t>({-128, 127}));
-  round_trip("INT16", [](Contents* c) { c->add_int_contents(-2), c->add_int_contents(3); }, Bytes<int16_t>({-2, 3}));
-  round_trip("INT32", [](Contents* c) { c->add_int_contents(INT32_MIN), c->add_int_contents(3); }, Bytes<int32_t>({INT32_MIN, 3}));
-  round_trip("INT64", [](Contents* c) { c->add_int64_contents(INT64_MIN), c->add_int64_contents(3); }, Bytes<int64_t>({INT64_MIN, 3}));
-  round_trip("UINT8", [](Contents* c) { c->add_uint_contents(0), c->add_uint_contents(255); }, Bytes<uint8_t>({0, 255}));
-  round_trip("UINT16", [](Contents* c) { c->add_uint_contents(0), c->add_uint_contents(65535); }, Bytes<uint16_t>({0, 65535}));
-  round_trip("UINT32", [](Contents* c) { c->add_uint_contents(1), c->add_uint_contents(UINT32_MAX); }, Bytes<uint32_t>({1, UINT32_MAX}));
-  round_trip("UINT64", [](Contents* c) { c->add_uint64_contents(1), c->add_uint64_contents(UINT64_MAX); }, Bytes<uint64_t>({1, UINT64_MAX}));
-  round_trip("FP32", [](Contents* c) { c->add_fp32_contents(1.5f), c->add_fp32_contents(-2); }, Bytes<float>({1.5f, -2}));
-  round_trip("FP64", [](Contents* c) { c->add_fp64_contents(1.5), c->add_fp64_contents(-2); }, Bytes<double>({1.5, -2}));
-  round_trip("BYTES", [](Contents* c) { c->add_bytes_contents("ab"), c->add_bytes_contents(""); }, std::string("\2\0\0\0ab\0\0\0\0", 10));
+  round_trip(
+      "BOOL", [](Contents* c) { c->add_bool_contents(true), c->add_bool_contents(false); }, std::string("\1\0", 2));
+  round_trip(
+      "INT8", [](Contents* c) { c->add_int_contents(-128), c->add_int_contents(127); }, Bytes<int8_t>({-128, 127}));
+  round_trip(
+      "INT16", [](Contents* c) { c->add_int_contents(-2), c->add_int_contents(3); }, Bytes<int16_t>({-2, 3}));
+  round_trip(
+      "INT32", [](Contents* c) { c->add_int_contents(INT32_MIN), c->add_int_contents(3); }, Bytes<int32_t>({INT32_MIN, 3}));
+  round_trip(
+      "INT64", [](Contents* c) { c->add_int64_contents(INT64_MIN), c->add_int64_contents(3); }, Bytes<int64_t>({INT64_MIN, 3}));
+  round_trip(
+      "UINT8", [](Contents* c) { c->add_uint_contents(0), c->add_uint_contents(255); }, Bytes<uint8_t>({0, 255}));
+  round_trip(
+      "UINT16", [](Contents* c) { c->add_uint_contents(0), c->add_uint_contents(65535); }, Bytes<uint16_t>({0, 65535}));
+  round_trip(
+      "UINT32", [](Contents* c) { c->add_uint_contents(1), c->add_uint_contents(UINT32_MAX); }, Bytes<uint32_t>({1, UINT32_MAX}));
+  round_trip(
+      "UINT64", [](Contents* c) { c->add_uint64_contents(1), c->add_uint64_contents(UINT64_MAX); },
+      Bytes<uint64_t>({1, UINT64_MAX}));
+  round_trip(
+      "FP32", [](Contents* c) { c->add_fp32_contents(1.5f), c->add_fp32_contents(-2); }, Bytes<float>({1.5f, -2}));
+  round_trip(
+      "FP64", [](Contents* c) { c->add_fp64_contents(1.5), c->add_fp64_contents(-2); }, Bytes<double>({1.5, -2}));
+  round_trip(
+      "BYTES", [](Contents* c) { c->add_bytes_contents("ab"), c->add_bytes_contents(""); },
+      std::string("\2\0\0\0ab\0\0\0\0", 10));
 }
 
 TEST(ProtoCodec, NamesWhatIsWrong) {
@@ -125,7 +139,9 @@ TEST(ProtoCodec, NamesWhatIsWrong) {
 
 TEST(ProtoCodec, AnswersRawWhereATypeHasNoTypedField) {
   inference::ModelInferResponse response;
-  ASSERT_TRUE(EncodeProto({.outputs = {{.name = "h", .datatype = DType::kF16, .shape = {1}, .data = "hi"}}}, TensorForm::kTyped, &response).ok());
+  ASSERT_TRUE(EncodeProto({.outputs = {{.name = "h", .datatype = DType::kF16, .shape = {1}, .data = "hi"}}}, TensorForm::kTyped,
+                          &response)
+                  .ok());
   ASSERT_EQ(response.raw_output_contents_size(), 1);
   EXPECT_EQ(response.raw_output_contents(0), "hi");
   EXPECT_EQ(response.outputs(0).datatype(), "FP16");

@@ -127,7 +127,8 @@ void ModelStats(FrontEnd* front_end, RouteCall call) {
     if (!model.ok()) return call.reply(ErrorResponse(model.status()));
     stats.push_back(StatsJson(*model, front_end->clock().Now()));
   } else {
-    for (const serve::ModelStatus& model : front_end->server().Models()) stats.push_back(StatsJson(model, front_end->clock().Now()));
+    for (const serve::ModelStatus& model : front_end->server().Models())
+      stats.push_back(StatsJson(model, front_end->clock().Now()));
   }
   ReplyJson(call, {{"model_stats", std::move(stats)}});
 }
@@ -164,7 +165,8 @@ void Infer(FrontEnd* front_end, RouteCall call) {
   const absl::Time started = front_end->clock().Now();
   const std::string& encoding = call.request.content_encoding;
   if (!encoding.empty() && encoding != "identity") {
-    return call.reply(JsonResponse(ErrorBody(fmt::format("Content-Encoding '{}' is not supported; allowed: identity", encoding)), 415));
+    return call.reply(
+        JsonResponse(ErrorBody(fmt::format("Content-Encoding '{}' is not supported; allowed: identity", encoding)), 415));
   }
   StatusOr<DecodedJson> decoded = DecodeCall(front_end, call);
   const std::string model = Capture(call, "m");
@@ -245,8 +247,8 @@ void RepositoryUnload(FrontEnd* front_end, RouteCall call) {
 void ScrapeMetrics(FrontEnd* front_end, RouteCall call) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body = RenderMetrics(&front_end->server(), front_end->broker(),
-                                {.triton_names = front_end->options().metrics_compat == "triton"});
+  response.body =
+      RenderMetrics(&front_end->server(), front_end->broker(), {.triton_names = front_end->options().metrics_compat == "triton"});
   call.reply(std::move(response));
 }
 
@@ -302,7 +304,8 @@ Router MakeRestRouter(FrontEnd* front_end) {
   }
   if (front_end->options().status_json) {
     router.Add("GET", "/v2/tidepool/status", "state of the whole node", [front_end](RouteCall call) {
-      OnAdmin(front_end, std::move(call), [front_end](const RouteCall&) { return JsonResponse(front_end->options().status_json()); });
+      OnAdmin(front_end, std::move(call),
+              [front_end](const RouteCall&) { return JsonResponse(front_end->options().status_json()); });
     });
   }
   return router;

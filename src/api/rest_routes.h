@@ -1,4 +1,5 @@
-// The REST form of the Open Inference Protocol, model repository control, metrics and the plain status page. docs/api.md lists the routes.
+// The REST form of the Open Inference Protocol, model repository control, metrics and the plain status page. docs/api.md lists
+// the routes.
 #pragma once
 
 #include "api/front_end.h"

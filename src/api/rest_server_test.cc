@@ -1,4 +1,6 @@
 #include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -6,8 +8,6 @@
 
 #include <thread>
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "api/api.h"
@@ -73,8 +73,8 @@ class RestServer : public ::testing::Test {
   }
   HttpAnswer Call(const std::string& method, const std::string& path, const std::string& body = "",
                   std::vector<std::pair<std::string, std::string>> headers = {}) {
-    StatusOr<HttpAnswer> answer =
-        CallHttp({.url = api_->http_url() + path, .method = method, .headers = std::move(headers), .body = body, .timeout = kPatience});
+    StatusOr<HttpAnswer> answer = CallHttp(
+        {.url = api_->http_url() + path, .method = method, .headers = std::move(headers), .body = body, .timeout = kPatience});
     EXPECT_TRUE(answer.ok()) << ToString(answer.status());
     return answer.ok() ? *answer : HttpAnswer{};
   }
@@ -213,8 +213,10 @@ TEST_F(RestServer, RefusesMalformedRequestsAndStaysUp) {
               HasSubstr("has shape [1,3]; allowed: [-1,4]"));
   EXPECT_THAT(ErrorOf(infer, R"({"inputs":[{"name":"x","datatype":"FP32","shape":[-1,-4],"data":[1,2,3,4]}]})", 400),
               HasSubstr("allowed: dimensions of 0 and above"));
-  EXPECT_THAT(ErrorOf(infer, R"({"inputs":[{"name":"x","datatype":"FP32","shape":[4611686018427387904,4611686018427387904],"data":[]}]})", 400),
-              HasSubstr("which is more than"));
+  EXPECT_THAT(
+      ErrorOf(infer, R"({"inputs":[{"name":"x","datatype":"FP32","shape":[4611686018427387904,4611686018427387904],"data":[]}]})",
+              400),
+      HasSubstr("which is more than"));
   EXPECT_THAT(ErrorOf("/v2/models/none/infer", kScale, 404), HasSubstr("model 'none' is not in the repository"));
   EXPECT_THAT(ErrorOf("/v2/models/scale/versions/9/infer", kScale, 404), HasSubstr("has no version '9'"));
   EXPECT_THAT(ErrorOf("/v2/models/broken/infer", kScale, 412), HasSubstr("cannot be served"));
@@ -263,9 +265,10 @@ TEST_F(RestServer, RefusesHeadersAboveItsLimit) {
 }
 
 TEST_F(RestServer, RefusesWhatIsNotHttp) {
-  for (const char* bytes : {"hello\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "POST /v2 HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-                            "POST /v2 HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-                            "POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "\x16\x03\x01\x02garbage of TLS\r\n\r\n"}) {
+  for (const char* bytes :
+       {"hello\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "POST /v2 HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        "POST /v2 HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        "POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "\x16\x03\x01\x02garbage of TLS\r\n\r\n"}) {
     RawClient client(api_->http_port());
     client.Send(bytes);
     EXPECT_THAT(client.ReadToEnd(), StartsWith("HTTP/1.1 400")) << bytes;
@@ -274,7 +277,9 @@ TEST_F(RestServer, RefusesWhatIsNotHttp) {
 }
 
 TEST_F(RestServer, DisconnectsClientsThatAreTooSlow) {
-  Start({.header_timeout = absl::Milliseconds(100), .body_timeout = absl::Milliseconds(100), .idle_timeout = absl::Milliseconds(100)});
+  Start({.header_timeout = absl::Milliseconds(100),
+         .body_timeout = absl::Milliseconds(100),
+         .idle_timeout = absl::Milliseconds(100)});
   RawClient idle(api_->http_port()), header(api_->http_port()), body(api_->http_port());
   header.Send("POST /v2/models/scale/infer HTTP/1.1\r\nHos");
   body.Send("POST /v2/models/scale/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
@@ -286,8 +291,9 @@ TEST_F(RestServer, DisconnectsClientsThatAreTooSlow) {
 
 TEST_F(RestServer, KeepsAConnectionForSeveralRequests) {
   RawClient client(api_->http_port());
-  client.Send("GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\nHEAD /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
-              "GET /v2/health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  client.Send(
+      "GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\nHEAD /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+      "GET /v2/health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   const std::string all = client.ReadToEnd();
   size_t answers = 0;
   for (size_t at = all.find("HTTP/1.1 200"); at != std::string::npos; at = all.find("HTTP/1.1 200", at + 1)) ++answers;
@@ -309,7 +315,8 @@ TEST_F(RestServer, LimitsItsConnections) {
 TEST_F(RestServer, CancelsTheRequestOfAClientThatLeaves) {
   RawClient client(api_->http_port());
   const std::string body = kScale;
-  client.Send("POST /v2/models/held/infer HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+  client.Send("POST /v2/models/held/infer HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
+              body);
   ASSERT_TRUE(server_.WaitForHeld(1, kPatience));
   client.Close();
   EXPECT_TRUE(server_.WaitForCancelled(1, kPatience));
@@ -330,7 +337,8 @@ TEST_F(RestServer, LetsRunningRequestsEndWhenItShutsDown) {
 TEST_F(RestServer, CancelsWhatDoesNotEndInTime) {
   RawClient client(api_->http_port());
   const std::string body = kScale;
-  client.Send("POST /v2/models/held/infer HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+  client.Send("POST /v2/models/held/infer HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
+              body);
   ASSERT_TRUE(server_.WaitForHeld(1, kPatience));
   api_->Shutdown(Clock::Real()->Now());
   EXPECT_TRUE(server_.WaitForCancelled(1, kPatience));

@@ -21,11 +21,12 @@ std::string Escape(std::string_view text) {
 
 std::string ModelRow(const serve::ModelStatus& model) {
   const std::string state = model.servable ? std::string(serve::Name(model.state)) : "cannot be served: " + model.reason;
-  const auto optional = [](absl::Duration duration) { return duration > absl::ZeroDuration() ? tidepool::FormatDuration(duration) : "-"; };
-  return fmt::format(
-      "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n", Escape(model.name),
-      Escape(model.spec), Escape(state), FormatBytes(model.resident_bytes), model.requests, model.failures, optional(model.solo_latency),
-      optional(model.slo));
+  const auto optional = [](absl::Duration duration) {
+    return duration > absl::ZeroDuration() ? tidepool::FormatDuration(duration) : "-";
+  };
+  return fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                     Escape(model.name), Escape(model.spec), Escape(state), FormatBytes(model.resident_bytes), model.requests,
+                     model.failures, optional(model.solo_latency), optional(model.slo));
 }
 
 std::string PoolTable(const pool::PoolStats& stats) {
@@ -36,7 +37,8 @@ std::string PoolTable(const pool::PoolStats& stats) {
       bytes(stats.total), bytes(stats.free), bytes(stats.granted), bytes(stats.returning), bytes(stats.dirty), stats.violations);
   for (const pool::LeaseStats& lease : stats.leases) {
     out += fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n", Escape(lease.name),
-                       pool::Name(lease.lease_class), bytes(lease.held_pages), bytes(lease.guaranteed_pages), bytes(lease.limit_pages));
+                       pool::Name(lease.lease_class), bytes(lease.held_pages), bytes(lease.guaranteed_pages),
+                       bytes(lease.limit_pages));
   }
   return out + "</table>\n";
 }

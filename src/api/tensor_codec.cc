@@ -44,8 +44,8 @@ StatusOr<std::vector<std::string_view>> BytesElements(std::string_view tensor, s
     for (int i = 0; i < 4; ++i) length |= static_cast<uint32_t>(static_cast<unsigned char>(data[at + i])) << (8 * i);
     at += 4;
     if (length > data.size() - at) {
-      return InvalidArgument("tensor '{}' of type BYTES: element {} says it has {} bytes, but {} are left", tensor, elements.size(),
-                             length, data.size() - at);
+      return InvalidArgument("tensor '{}' of type BYTES: element {} says it has {} bytes, but {} are left", tensor,
+                             elements.size(), length, data.size() - at);
     }
     elements.push_back(data.substr(at, length));
     at += length;

@@ -14,11 +14,12 @@ namespace {
 std::string ProgressLine(const api::LoadProgress& progress) {
   if (progress.measuring) return fmt::format("measuring {} alone", progress.model);
   const int64_t answered = progress.succeeded + progress.errors + progress.dropped;
-  return fmt::format("{:5.1f}/{:.0f} s  {}/{} answered  {:.0f}/s  {} open  {} failed  p50 {:.1f} ms  p99 {:.1f} ms  in SLO {:.1f}%",
-                     absl::ToDoubleSeconds(progress.elapsed), absl::ToDoubleSeconds(progress.length), answered, progress.planned_total,
-                     progress.last_rate, progress.outstanding, progress.errors + progress.dropped,
-                     absl::ToDoubleMilliseconds(progress.last_p50), absl::ToDoubleMilliseconds(progress.last_p99),
-                     answered == 0 ? 100.0 : 100.0 * static_cast<double>(progress.within_slo) / static_cast<double>(answered));
+  return fmt::format(
+      "{:5.1f}/{:.0f} s  {}/{} answered  {:.0f}/s  {} open  {} failed  p50 {:.1f} ms  p99 {:.1f} ms  in SLO {:.1f}%",
+      absl::ToDoubleSeconds(progress.elapsed), absl::ToDoubleSeconds(progress.length), answered, progress.planned_total,
+      progress.last_rate, progress.outstanding, progress.errors + progress.dropped, absl::ToDoubleMilliseconds(progress.last_p50),
+      absl::ToDoubleMilliseconds(progress.last_p99),
+      answered == 0 ? 100.0 : 100.0 * static_cast<double>(progress.within_slo) / static_cast<double>(answered));
 }
 
 class BenchServeVerb : public Verb {
@@ -26,7 +27,8 @@ class BenchServeVerb : public Verb {
   std::string path() const override { return "bench serve"; }
   std::string summary() const override { return "Put an inference server under load and measure it"; }
   std::string details() const override {
-    return "Sends requests at planned times whether or not earlier ones were answered, and counts each latency from its planned time.\n\n"
+    return "Sends requests at planned times whether or not earlier ones were answered, and counts each latency from its planned "
+           "time.\n\n"
            "  tidepool bench serve --models all --arrivals bursty --rate 10 --burst-rate 80 --seconds 30s\n"
            "  tidepool bench serve --models resnet18-a --rate 50 --slo 40ms --json load.json\n"
            "  tidepool bench serve --arrivals trace --trace requests.csv      (rows of seconds,model)\n";

@@ -1,10 +1,10 @@
 #include "api/load/load.h"
 
-#include <algorithm>
-#include <utility>
-
 #include <absl/base/thread_annotations.h>
 #include <absl/synchronization/mutex.h>
+
+#include <algorithm>
+#include <utility>
 
 #include "api/load/load_plan.h"
 #include "api/load/load_stats.h"
@@ -178,7 +178,8 @@ void Sender::ReportIfDue(absl::Time now) {
     recent.swap(recent_);
   }
   report.elapsed = now - start_;
-  const auto due = std::partition_point(plan_.begin(), plan_.end(), [&](const PlannedRequest& p) { return p.at <= report.elapsed; });
+  const auto due =
+      std::partition_point(plan_.begin(), plan_.end(), [&](const PlannedRequest& p) { return p.at <= report.elapsed; });
   report.due = due - plan_.begin();
   const absl::Duration span = now - last_report_;
   if (span > absl::ZeroDuration()) report.last_rate = static_cast<double>(recent.size()) / absl::ToDoubleSeconds(span);

@@ -12,7 +12,8 @@ namespace {
 StatusOr<absl::Duration> ParseSeconds(std::string_view text) {
   double seconds = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
-  if (error == std::errc() && end == text.data() + text.size() && std::isfinite(seconds) && seconds >= 0) return absl::Seconds(seconds);
+  if (error == std::errc() && end == text.data() + text.size() && std::isfinite(seconds) && seconds >= 0)
+    return absl::Seconds(seconds);
   return ParseDuration(text);
 }
 
@@ -38,25 +39,28 @@ StatusOr<Arrivals> ParseArrivals(std::string_view text) {
 void LoadOptions::Register(OptionTable* table) {
   table->Add({.key = "load.target", .help = "gRPC API under load", .metavar = "HOST:PORT"}, &target);
   table->Add({.key = "load.models", .help = "Models to ask; 'all' asks all that can be served", .metavar = "A,B"}, &models);
-  table->AddCustom({.key = "load.arrivals", .help = "constant, poisson, bursty or trace", .metavar = "KIND"}, "string",
-                   [this](std::string_view text) -> Status {
-                     TIDEPOOL_ASSIGN_OR_RETURN(arrivals, ParseArrivals(text));
-                     return absl::OkStatus();
-                   },
-                   [this] { return std::string(Name(arrivals)); });
+  table->AddCustom(
+      {.key = "load.arrivals", .help = "constant, poisson, bursty or trace", .metavar = "KIND"}, "string",
+      [this](std::string_view text) -> Status {
+        TIDEPOOL_ASSIGN_OR_RETURN(arrivals, ParseArrivals(text));
+        return absl::OkStatus();
+      },
+      [this] { return std::string(Name(arrivals)); });
   table->Add({.key = "load.rate", .help = "Requests per second, between bursts"}, &rate);
   table->Add({.key = "load.burst_rate", .help = "Requests per second during a burst"}, &burst_rate);
   table->Add({.key = "load.calm_length", .help = "Mean time between bursts"}, &calm_length);
   table->Add({.key = "load.burst_length", .help = "Mean length of a burst"}, &burst_length);
   table->Add({.key = "load.zipf", .help = "Exponent of the models' popularity; 0: all equal"}, &zipf);
-  table->Add({.key = "load.trace_file", .flag = "trace", .help = "File of seconds,model rows, for arrivals trace", .metavar = "FILE"},
-             &trace_file);
-  table->AddCustom({.key = "load.seconds", .help = "Length of the load, in seconds or as a duration", .metavar = "N"}, "duration",
-                   [this](std::string_view text) -> Status {
-                     TIDEPOOL_ASSIGN_OR_RETURN(length, ParseSeconds(text));
-                     return absl::OkStatus();
-                   },
-                   [this] { return fmt::format("{}s", absl::ToDoubleSeconds(length)); });
+  table->Add(
+      {.key = "load.trace_file", .flag = "trace", .help = "File of seconds,model rows, for arrivals trace", .metavar = "FILE"},
+      &trace_file);
+  table->AddCustom(
+      {.key = "load.seconds", .help = "Length of the load, in seconds or as a duration", .metavar = "N"}, "duration",
+      [this](std::string_view text) -> Status {
+        TIDEPOOL_ASSIGN_OR_RETURN(length, ParseSeconds(text));
+        return absl::OkStatus();
+      },
+      [this] { return fmt::format("{}s", absl::ToDoubleSeconds(length)); });
   table->Add({.key = "load.seed", .help = "The same seed gives the same load"}, &seed);
   table->Add({.key = "load.batch", .help = "Samples per request"}, &batch);
   table->Add({.key = "load.slo", .help = "Latency objective of every model; 0: slo_factor times its latency alone"}, &slo);
@@ -92,7 +96,8 @@ Status LoadOptions::Validate() const {
   time_fault("timeout", timeout);
   time_fault("connect_limit", connect_limit);
   if (slo < absl::ZeroDuration()) faults.push_back("slo is negative; allowed: 0 and above");
-  if (!std::isfinite(slo_factor) || slo_factor <= 0) faults.push_back(fmt::format("slo_factor is {}; allowed: above 0", slo_factor));
+  if (!std::isfinite(slo_factor) || slo_factor <= 0)
+    faults.push_back(fmt::format("slo_factor is {}; allowed: above 0", slo_factor));
   if (batch < 1 || batch > 65536) faults.push_back(fmt::format("batch is {}; allowed: 1 to 65536", batch));
   if (max_outstanding < 1 || max_outstanding > 1 << 20) {
     faults.push_back(fmt::format("max_outstanding is {}; allowed: 1 to {}", max_outstanding, 1 << 20));

@@ -109,7 +109,8 @@ StatusOr<std::vector<PlannedRequest>> MakePlan(const LoadOptions& options, std::
   return plan;
 }
 
-StatusOr<std::vector<PlannedRequest>> ParseTrace(std::string_view text, std::span<const std::string> models, absl::Duration length) {
+StatusOr<std::vector<PlannedRequest>> ParseTrace(std::string_view text, std::span<const std::string> models,
+                                                 absl::Duration length) {
   std::vector<PlannedRequest> plan;
   int line_number = 0;
   bool first = true;
@@ -121,7 +122,8 @@ StatusOr<std::vector<PlannedRequest>> ParseTrace(std::string_view text, std::spa
     if (line.empty() || line.starts_with('#')) continue;
     const bool may_be_header = std::exchange(first, false);
     const size_t comma = line.find(',');
-    if (comma == std::string_view::npos) return InvalidArgument("line {}: '{}' has no comma; allowed: seconds,model", line_number, line);
+    if (comma == std::string_view::npos)
+      return InvalidArgument("line {}: '{}' has no comma; allowed: seconds,model", line_number, line);
     const std::string_view time = TrimText(line.substr(0, comma)), name = TrimText(line.substr(comma + 1));
     double seconds = 0;
     const auto [stop, error] = std::from_chars(time.data(), time.data() + time.size(), seconds);
@@ -131,7 +133,8 @@ StatusOr<std::vector<PlannedRequest>> ParseTrace(std::string_view text, std::spa
     }
     const auto model = std::find(models.begin(), models.end(), name);
     if (model == models.end()) {
-      return InvalidArgument("line {}: model '{}' is not part of the load; allowed: {}", line_number, name, JoinText(models, ", "));
+      return InvalidArgument("line {}: model '{}' is not part of the load; allowed: {}", line_number, name,
+                             JoinText(models, ", "));
     }
     if (absl::Seconds(seconds) >= length) continue;
     if (static_cast<int64_t>(plan.size()) >= kMaxPlannedRequests) return CheckSize(static_cast<double>(plan.size()) + 1);

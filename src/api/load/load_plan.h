@@ -1,5 +1,8 @@
-// When which model is asked: the arrivals of a load, made before it starts. Pure; the same options give the same plan on every machine.
+// When which model is asked: the arrivals of a load, made before it starts. Pure; the same options give the same plan on every
+// machine.
 #pragma once
+
+#include <absl/time/time.h>
 
 #include <cstdint>
 #include <span>
@@ -7,15 +10,13 @@
 #include <string_view>
 #include <vector>
 
-#include <absl/time/time.h>
-
 #include "api/load/load.h"
 
 namespace tidepool::api {
 
 struct PlannedRequest {
-  absl::Duration at;    // since the start of the load
-  uint32_t model = 0;   // index into the models of the load
+  absl::Duration at;   // since the start of the load
+  uint32_t model = 0;  // index into the models of the load
 };
 
 inline constexpr int64_t kMaxPlannedRequests = 5'000'000;
@@ -23,9 +24,10 @@ inline constexpr int64_t kMaxPlannedRequests = 5'000'000;
 // Sorted by time. For kTrace it reads options.trace_file. INVALID_ARGUMENT if the plan would be larger than kMaxPlannedRequests.
 StatusOr<std::vector<PlannedRequest>> MakePlan(const LoadOptions& options, std::span<const std::string> models);
 
-// "seconds,model" rows; a header row, empty lines and lines that begin with '#' are skipped. Rows at or after `length` are left out. The
-// error names the line.
-StatusOr<std::vector<PlannedRequest>> ParseTrace(std::string_view text, std::span<const std::string> models, absl::Duration length);
+// "seconds,model" rows; a header row, empty lines and lines that begin with '#' are skipped. Rows at or after `length` are left
+// out. The error names the line.
+StatusOr<std::vector<PlannedRequest>> ParseTrace(std::string_view text, std::span<const std::string> models,
+                                                 absl::Duration length);
 
 // Shares of the models under a Zipf law, in order; they add up to 1.
 std::vector<double> ZipfShares(size_t models, double exponent);

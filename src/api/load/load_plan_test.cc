@@ -1,10 +1,10 @@
 #include "api/load/load_plan.h"
 
-#include <cmath>
-#include <fstream>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
 
 namespace tidepool::api {
 namespace {
@@ -104,8 +104,12 @@ TEST(LoadPlan, AlternatesBetweenCalmAndBurst) {
 }
 
 TEST(LoadPlan, IsSilentBetweenBurstsAtRateZero) {
-  const auto plan = Plan({.arrivals = Arrivals::kBursty, .rate = 0, .burst_rate = 100, .calm_length = absl::Seconds(5),
-                          .burst_length = absl::Seconds(1), .length = absl::Seconds(200)});
+  const auto plan = Plan({.arrivals = Arrivals::kBursty,
+                          .rate = 0,
+                          .burst_rate = 100,
+                          .calm_length = absl::Seconds(5),
+                          .burst_length = absl::Seconds(1),
+                          .length = absl::Seconds(200)});
   ASSERT_FALSE(plan.empty());
   const std::vector<double> gaps = Gaps(plan);
   EXPECT_GT(*std::max_element(gaps.begin(), gaps.end()), 1);

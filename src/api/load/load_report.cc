@@ -101,8 +101,8 @@ std::string ToJson(const LoadOptions& options, const LoadResult& result, bool wi
 std::string ToText(const LoadResult& result) {
   size_t width = 5;
   for (const LoadGroup& group : result.models) width = std::max(width, group.model.size());
-  std::string out = fmt::format("{:<{}}  {:>8}  {:>7}  {:>7}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>8}\n", "model", width, "requests",
-                                "errors", "dropped", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "SLO ms", "in SLO");
+  std::string out = fmt::format("{:<{}}  {:>8}  {:>7}  {:>7}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>8}\n", "model", width,
+                                "requests", "errors", "dropped", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "SLO ms", "in SLO");
   for (const LoadGroup& group : result.models) out += Row(group, width);
   out += Row(result.overall, width);
   out += fmt::format("\n{:.1f} requests/s offered, {:.1f} answered/s, over {:.1f} s", result.offered_rate, result.achieved_rate,

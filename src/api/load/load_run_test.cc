@@ -1,8 +1,8 @@
-#include <atomic>
-#include <thread>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
 
 #include "api/api.h"
 #include "api/load/load.h"
@@ -113,7 +113,8 @@ TEST_F(LoadRun, TakesObjectivesFromTheServerOrMeasuresThem) {
   server_.SetSlo("scale", absl::Milliseconds(70), absl::Milliseconds(10));
   server_.SetSlo("tokens", absl::ZeroDuration(), absl::Milliseconds(10));
   bool measured = false;
-  const StatusOr<LoadResult> result = RunLoad(options_, [&](const LoadProgress& progress) { measured |= progress.measuring && progress.model == "text"; });
+  const StatusOr<LoadResult> result =
+      RunLoad(options_, [&](const LoadProgress& progress) { measured |= progress.measuring && progress.model == "text"; });
   ASSERT_TRUE(result.ok()) << ToString(result.status());
   EXPECT_EQ(result->models[0].slo, absl::Milliseconds(70));
   EXPECT_EQ(result->models[0].slo_source, "server");
@@ -142,10 +143,17 @@ TEST_F(LoadRun, SaysWhatIsMissing) {
 }
 
 TEST(LoadOptions, ReportsAllFaultsAtOnce) {
-  const LoadOptions options{.target = "x", .arrivals = Arrivals::kBursty, .rate = -1, .burst_rate = 0, .zipf = 11,
-                            .length = absl::ZeroDuration(), .batch = 0, .max_outstanding = 0};
+  const LoadOptions options{.target = "x",
+                            .arrivals = Arrivals::kBursty,
+                            .rate = -1,
+                            .burst_rate = 0,
+                            .zipf = 11,
+                            .length = absl::ZeroDuration(),
+                            .batch = 0,
+                            .max_outstanding = 0};
   const std::string error = ToString(options.Validate());
-  for (const char* part : {"target is 'x'", "rate is -1", "burst_rate is 0", "zipf is 11", "seconds is", "batch is 0", "max_outstanding is 0"}) {
+  for (const char* part :
+       {"target is 'x'", "rate is -1", "burst_rate is 0", "zipf is 11", "seconds is", "batch is 0", "max_outstanding is 0"}) {
     EXPECT_THAT(error, HasSubstr(part));
   }
   EXPECT_THAT(ToString(ParseArrivals("sine").status()), HasSubstr("allowed: constant, poisson, bursty, trace"));

@@ -1,9 +1,9 @@
 // From single requests to the figures of a load. Pure.
 #pragma once
 
-#include <vector>
-
 #include <absl/time/time.h>
+
+#include <vector>
 
 #include "api/load/load.h"
 

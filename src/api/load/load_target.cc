@@ -83,7 +83,8 @@ Status FromGrpc(const grpc::Status& status) {
 }
 
 std::chrono::system_clock::time_point GrpcDeadline(absl::Duration from_now) {
-  return std::chrono::system_clock::now() + absl::ToChronoMicroseconds(std::clamp(from_now, absl::ZeroDuration(), absl::Hours(24)));
+  return std::chrono::system_clock::now() +
+         absl::ToChronoMicroseconds(std::clamp(from_now, absl::ZeroDuration(), absl::Hours(24)));
 }
 
 StatusOr<std::unique_ptr<LoadTarget>> LoadTarget::Connect(const LoadOptions& options) {
@@ -110,7 +111,8 @@ StatusOr<std::vector<std::string>> LoadTarget::ModelNames() {
   inference::RepositoryIndexRequest request;
   request.set_ready(true);
   inference::RepositoryIndexResponse response;
-  TIDEPOOL_RETURN_IF_ERROR(Annotate(FromGrpc(stub_->RepositoryIndex(&context, request, &response)), "listing the server's models"));
+  TIDEPOOL_RETURN_IF_ERROR(
+      Annotate(FromGrpc(stub_->RepositoryIndex(&context, request, &response)), "listing the server's models"));
   std::vector<std::string> names;
   for (const auto& model : response.models()) names.push_back(model.name());
   if (names.empty()) return NotFound("the server at '{}' has no model that it can serve", options_.target);

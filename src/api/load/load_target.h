@@ -24,8 +24,8 @@ class LoadTarget {
   // UNAVAILABLE if no connection is there within options.connect_limit.
   static StatusOr<std::unique_ptr<LoadTarget>> Connect(const LoadOptions& options);
 
-  // The models of the load, in order, each with a request filled from its metadata: normal numbers for floating point, ids below 256 for
-  // integers (0 or 1 where the name says that it is a mask or a type), seeded.
+  // The models of the load, in order, each with a request filled from its metadata: normal numbers for floating point, ids below
+  // 256 for integers (0 or 1 where the name says that it is a mask or a type), seeded.
   StatusOr<std::vector<TargetModel>> Models();
   // Latency of one request alone: the median of some, after some that do not count (the first one may load the model).
   StatusOr<absl::Duration> MeasureSolo(const TargetModel& model, const std::function<bool()>& stop);

@@ -1,5 +1,5 @@
-// A serve::Server without a worker, for tests of the front ends, of the load generator and of foreign clients. Its models compute in the
-// caller's thread:
+// A serve::Server without a worker, for tests of the front ends, of the load generator and of foreign clients. Its models compute
+// in the caller's thread:
 //
 //   scale   FP32 [-1,4] "x"      -> FP32 "y" = 2x
 //   tokens  INT64 [-1,8] "input_ids" -> INT64 "sum" [-1,1]
@@ -11,13 +11,13 @@
 //   broken  cannot be served
 #pragma once
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "serve/server.h"
 
