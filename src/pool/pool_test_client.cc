@@ -170,7 +170,8 @@ class TestClient {
 };
 
 int RunClient(const std::string& address, const std::vector<std::string>& steps) {
-  auto* client = new TestClient(address);
+  // Never destroyed: its background thread may still use it when a step ends the process.
+  static TestClient* const client = new TestClient(address);
   for (const std::string& step : steps) {
     if (step == "exit") {
       client->End();
