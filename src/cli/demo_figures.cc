@@ -39,6 +39,10 @@ void TrainFigures(const DemoRun& run, DemoFigures* figures) {
     }
     figures->aborts = std::max(figures->aborts, progress.aborts);
     figures->boundary_waits = std::max(figures->boundary_waits, progress.boundary_waits);
+    figures->micro_batches = std::max(figures->micro_batches, progress.micro_batches);
+    figures->compute_seconds = std::max(figures->compute_seconds, progress.compute_seconds);
+    figures->wasted_seconds = std::max(figures->wasted_seconds, progress.wasted_seconds);
+    figures->paused_seconds = std::max(figures->paused_seconds, progress.paused_seconds);
     figures->longest_operator_ms = std::max(figures->longest_operator_ms, progress.longest_operator_ms);
   }
   // One global batch is noisy: a quarter of the steps, at most five, stands for each end.

@@ -12,7 +12,6 @@ namespace {
 
 constexpr absl::Duration kTrainStartLimit = absl::Seconds(120);
 constexpr absl::Duration kStepAfterLoadLimit = absl::Seconds(10);
-constexpr double kZipf = 1.0;
 constexpr double kSloFactor = 4;
 
 cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mode, double static_train_fraction) {
@@ -51,14 +50,14 @@ Status MakePlan(const DemoSettings& settings, cluster::Node* node, DemoPlan* pla
     plan->solo[name] = status.solo_latency;
     plan->slo[name] = status.solo_latency * kSloFactor;
     plan->load.models.push_back(name);
-    const double share = 1.0 / std::pow(static_cast<double>(i + 1), kZipf);
+    const double share = 1.0 / std::pow(static_cast<double>(i + 1), settings.zipf);
     shares += share;
     service_s += share * absl::ToDoubleSeconds(status.solo_latency);
   }
   service_s /= shares;
   plan->mean_service = absl::Seconds(service_s);
   plan->load.arrivals = api::Arrivals::kBursty;
-  plan->load.zipf = kZipf;
+  plan->load.zipf = settings.zipf;
   plan->load.rate = settings.calm_load / service_s;
   plan->load.burst_rate = settings.burst_load / service_s;
   plan->load.calm_length = absl::Seconds(4);

@@ -25,6 +25,7 @@ struct DemoSettings {
   double learning_rate = 0.0005;
   int worker_threads = 0, train_threads = 0;  // 0: all cores
   double burst_load = 0.4, calm_load = 0.06;  // of the device, by solo latencies
+  double zipf = 1.2;                          // exponent of the models' shares, in the order of data.models
   std::string worker_binary;                  // empty: beside this program
 };
 
@@ -47,7 +48,8 @@ struct DemoFigures {
   int64_t requests = 0, errors = 0;
   double infer_p50_ms = 0, infer_p99_ms = 0;
   double samples_per_s = 0, loss_first = 0, loss_last = 0, accuracy_first = 0, accuracy_last = 0;
-  int64_t samples = 0, steps = 0, aborts = 0, boundary_waits = 0, evaluations = 0;
+  int64_t samples = 0, steps = 0, aborts = 0, boundary_waits = 0, evaluations = 0, micro_batches = 0;
+  double compute_seconds = 0, wasted_seconds = 0, paused_seconds = 0;  // of the whole job
   double longest_operator_ms = 0;
   int64_t handovers = 0, handovers_late = 0;  // granted, and not granted in time
   Percentiles handover_ms;

@@ -93,6 +93,7 @@ class DemoVerb : public Verb {
     table->Add({.key = "demo.learning_rate", .help = "Learning rate of training", .advanced = true}, &settings_.learning_rate);
     table->Add({.key = "demo.burst_load", .help = "Part of the device that a burst asks for", .advanced = true}, &settings_.burst_load);
     table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true}, &settings_.calm_load);
+    table->Add({.key = "demo.zipf", .help = "Exponent of the models' shares of the load", .advanced = true}, &settings_.zipf);
     table->Add({.key = "demo.static_fraction", .help = "Mode static: training's part of the device; 0: found by trying", .advanced = true}, &static_fraction_);
   }
   Status Run(const VerbContext& context) override;
@@ -127,6 +128,7 @@ Status DemoVerb::Validate() const {
   if (!(settings_.calm_load > 0 && settings_.calm_load <= settings_.burst_load)) {
     faults.push_back(fmt::format("--calm-load is {}; allowed: above 0, up to --burst-load", settings_.calm_load));
   }
+  if (!(settings_.zipf >= 0 && settings_.zipf <= 5)) faults.push_back(fmt::format("--zipf is {}; allowed: 0 to 5", settings_.zipf));
   if (!(static_fraction_ >= 0 && static_fraction_ < 1)) faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (found by trying) to below 1", static_fraction_));
   if (faults.empty()) return {};
   return InvalidArgument("{}", JoinText(faults, "\n"));

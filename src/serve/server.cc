@@ -15,7 +15,7 @@ namespace tidepool::serve {
 namespace {
 
 constexpr absl::Duration kWorkerStartLimit = absl::Seconds(120);
-constexpr int kSoloRuns = 5;
+constexpr int kSoloRuns = 11;
 
 CoreOptions CoreOptionsOf(const ServerOptions& options) {
   CoreOptions core;
