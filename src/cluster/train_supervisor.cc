@@ -97,6 +97,11 @@ Status TrainSupervisor::RunOnce() {
     }
     if (options_.on_progress) options_.on_progress(progress);
   };
+  {
+    // Before the start: the job may report a step before the call below returns.
+    absl::MutexLock lock(&mu_);
+    step_at_start_ = latest_.step;
+  }
   StatusOr<std::unique_ptr<train::TrainJob>> started = options_.start(on_progress);
   if (!started.ok()) return started.status();
   const std::shared_ptr<train::TrainJob> job = *std::move(started);
@@ -105,7 +110,6 @@ Status TrainSupervisor::RunOnce() {
     absl::MutexLock lock(&mu_);
     job_ = job;
     wanted = wanted_;
-    step_at_start_ = latest_.step;
   }
   Log(LogLevel::kInfo, "training started", {{"job", options_.train.name}, {"pid", job->pid()}});
   // Stop may have come while the process was being started.
