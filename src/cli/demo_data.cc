@@ -82,6 +82,9 @@ StatusOr<DemoData> MakeDemoData(const DemoDataOptions& options) {
   std::string recipe = fmt::format("seed {}\n", options.seed);
   for (const auto& [name, spec] : ModelSpecs()) recipe += name + " " + spec + "\n";
   const bool models_made = MadeBy(data.repository, recipe);
+  // Models of an older recipe would be served too.
+  std::error_code ignored;
+  if (!models_made) fs::remove_all(data.repository, ignored);
   TIDEPOOL_RETURN_IF_ERROR(MakeDirectories(data.repository));
   uint64_t seed = options.seed;
   for (const auto& [name, spec] : ModelSpecs()) {

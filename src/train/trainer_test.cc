@@ -87,7 +87,7 @@ class TrainerTest : public ::testing::Test {
 TEST_F(TrainerTest, TrainsAndReportsEachStep) {
   TrainOptions options = TinyOptions(folder_ / "data");
   options.epochs = 5;
-  options.learning_rate = 0.02;
+  options.learning_rate = 0.005;
   options.evaluation_data = options.data;
   options.final_weights = folder_ / "final.safetensors";
   const Recorded run = Run(options);
