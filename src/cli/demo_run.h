@@ -24,7 +24,7 @@ struct DemoSettings {
   int64_t global_batch = 64, max_micro_batch = 32, evaluation_steps = 16;
   double learning_rate = 0.002;
   int worker_threads = 0, train_threads = 0;   // 0: half of the cores
-  double burst_load = 0.45, calm_load = 0.04;  // of the device, by solo latencies
+  double burst_load = 0.35, calm_load = 0.04;  // of the device, by solo latencies
   double zipf = 1.2;                           // exponent of the models' shares, in the order of data.models
   std::string worker_binary;                   // empty: beside this program
 };

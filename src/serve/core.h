@@ -192,6 +192,7 @@ class Core {
   void CheckJobs(absl::Time now);
   void StepTaskSwitch(absl::Time now);
   void StepUnloads(absl::Time now);
+  void UpdateBusyShare(absl::Time now);
   bool CheapToReload(ModelId id) const;
   void StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>& room_for_pinned);
   void StepExecutions(absl::Time now, int64_t slab_free_bytes);
@@ -209,6 +210,10 @@ class Core {
   bool worker_up_ = false;
   bool kill_asked_ = false;
   int64_t workspace_held_pages_ = 0;
+  // Share of the last second or so in which the device computed.
+  double busy_share_ = 0;
+  bool was_busy_ = false;
+  absl::Time busy_at_ = absl::InfinitePast();
   absl::Time next_look_at_room_ = absl::InfinitePast();
   uint64_t last_job_ = 0;
   Actions pending_;  // filled between steps and during one

@@ -1,5 +1,6 @@
 // Core::Step: what to do now. The handling of events is in core.cc.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/units.h"
@@ -16,6 +17,7 @@ constexpr absl::Duration kLookAtRoomEvery = absl::Milliseconds(100);
 
 Actions Core::Step(absl::Time now, int64_t slab_free_bytes, const std::function<pool::PinnedRoom()>& room_for_pinned) {
   pending_.wake = absl::InfiniteFuture();
+  UpdateBusyShare(now);
   for (const Refusal& refusal : batcher_.Expire(now, [this](ModelId id) { estimator_.Doubt(id); })) {
     Answer(refusal.request, refusal.status);
   }
@@ -46,6 +48,7 @@ Actions Core::Step(absl::Time now, int64_t slab_free_bytes, const std::function<
     estimator_.Forget(it->first);
     it = models_.erase(it);
   }
+  was_busy_ = !running_.empty();
   pending_.wake = std::min(pending_.wake, batcher_.NextWake(now, CutoffFunction(), device_free));
   return std::exchange(pending_, {});
 }
@@ -157,10 +160,19 @@ void Core::StepUnloads(absl::Time now) {
   }
 }
 
-// Whether a request that finds the model absent can still be answered within the model's objective.
+void Core::UpdateBusyShare(absl::Time now) {
+  const double keep = busy_at_ == absl::InfinitePast() ? 0 : std::exp(-absl::ToDoubleSeconds(now - busy_at_));
+  busy_share_ = busy_share_ * keep + (was_busy_ ? 1 - keep : 0);
+  busy_at_ = now;
+}
+
+// Whether a request that finds the model absent can still be answered within the model's objective: loading, then waiting for the
+// device as long as one does on average where it is busy for this share of the time, and the execution.
 bool Core::CheapToReload(ModelId id) const {
+  constexpr double kMostBusy = 0.95;
   const absl::Duration load = estimator_.ExpectedLoad(id), slo = models_.at(id).slo.slo();
-  return load > absl::ZeroDuration() && slo > absl::ZeroDuration() && load + estimator_.Expected(id, 1) <= slo;
+  if (load == absl::ZeroDuration() || slo == absl::ZeroDuration()) return false;
+  return load + estimator_.Expected(id, 1) / (1 - std::min(busy_share_, kMostBusy)) <= slo;
 }
 
 void Core::StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>& room_for_pinned) {
