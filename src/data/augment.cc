@@ -11,14 +11,14 @@
 namespace tidepool::data {
 namespace {
 
-// Weights are 12-bit fractions. After the vertical pass a sample has 6 fractional bits (at most 255 * 64, so it fits 16 signed bits),
-// after the horizontal pass 18.
+// Weights are 12-bit fractions. After the vertical pass a sample has 6 fractional bits (at most 255 * 64, so it fits 16 signed
+// bits), after the horizontal pass 18.
 constexpr int kWeightBits = 12;
 constexpr int kRowBits = 6;
 constexpr float kToPixel = 1.0f / (1 << (kWeightBits + kRowBits));
 
-// The source samples of each output sample along one axis: `taps` weights per output, which add up to 1 << kWeightBits exactly. `taps`
-// is even (a weight may be zero), because the multiplications below take two samples at once.
+// The source samples of each output sample along one axis: `taps` weights per output, which add up to 1 << kWeightBits exactly.
+// `taps` is even (a weight may be zero), because the multiplications below take two samples at once.
 struct Axis {
   int taps = 0;
   std::vector<int> first;
@@ -62,10 +62,12 @@ constexpr int32_t kHalf = 1 << (kWeightBits - kRowBits - 1);
 #if defined(__SSE2__)
 
 __m128i WeightPair(const int16_t* weights) {
-  return _mm_set1_epi32(static_cast<uint16_t>(weights[0]) | static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint16_t>(weights[1])) << 16));
+  return _mm_set1_epi32(static_cast<uint16_t>(weights[0]) |
+                        static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint16_t>(weights[1])) << 16));
 }
 
-// One row of the vertical pass: out[i] = the weighted sum of rows[t][i]. `count` is a multiple of 8; rows and out are padded to it.
+// One row of the vertical pass: out[i] = the weighted sum of rows[t][i]. `count` is a multiple of 8; rows and out are padded to
+// it.
 void BlendRows(const uint8_t* const* rows, const int16_t* weights, int taps, int count, int16_t* out) {
   const __m128i zero = _mm_setzero_si128();
   for (int i = 0; i < count; i += 8) {
@@ -77,7 +79,8 @@ void BlendRows(const uint8_t* const* rows, const int16_t* weights, int taps, int
       low = _mm_add_epi32(low, _mm_madd_epi16(_mm_unpacklo_epi16(a, b), pair));
       high = _mm_add_epi32(high, _mm_madd_epi16(_mm_unpackhi_epi16(a, b), pair));
     }
-    const __m128i packed = _mm_packs_epi32(_mm_srai_epi32(low, kWeightBits - kRowBits), _mm_srai_epi32(high, kWeightBits - kRowBits));
+    const __m128i packed =
+        _mm_packs_epi32(_mm_srai_epi32(low, kWeightBits - kRowBits), _mm_srai_epi32(high, kWeightBits - kRowBits));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), packed);
   }
 }
@@ -171,8 +174,8 @@ void CropToTensor(const Image& image, int denominator, const Crop& crop, int siz
   BuildAxis(crop.x / denominator, crop.width / denominator, image.width, size, &columns);
   BuildAxis(crop.y / denominator, crop.height / denominator, image.height, size, &rows);
 
-  // Only the columns that some output needs are blended, rounded up to pairs of pixels. At most two of them lie behind the row's end,
-  // in the next row or in the padding; their weight is zero.
+  // Only the columns that some output needs are blended, rounded up to pairs of pixels. At most two of them lie behind the row's
+  // end, in the next row or in the padding; their weight is zero.
   const int first_column = columns.first.front();
   const int column_count = (columns.first.back() + columns.taps - first_column + 1) / 2 * 2;
   blended.resize(size_t(column_count) * 4);
@@ -195,8 +198,8 @@ void CropToTensor(const Image& image, int denominator, const Crop& crop, int siz
     float* out = output.data() + size_t(y) * size;
     for (int x = 0; x < size; ++x) {
       float values[4];
-      BlendPixel(blended.data() + size_t(columns.first[x] - first_column) * 4, columns.weights.data() + size_t(x) * columns.taps, columns.taps,
-                 scale, bias, values);
+      BlendPixel(blended.data() + size_t(columns.first[x] - first_column) * 4, columns.weights.data() + size_t(x) * columns.taps,
+                 columns.taps, scale, bias, values);
       const int target = crop.flip ? size - 1 - x : x;
       for (int c = 0; c < 3; ++c) out[plane * c + target] = values[c];
     }

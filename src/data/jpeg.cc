@@ -27,10 +27,12 @@ tjhandle Compressor() {
 
 const uint8_t* Bytes(std::span<const std::byte> jpeg) { return reinterpret_cast<const uint8_t*>(jpeg.data()); }
 
-// libjpeg calls it a warning when it had to invent pixels. A picture with invented pixels is not what the file's author stored, so
-// it is an error here; bytes that were skipped between two markers lose nothing. (The text is that of the last complaint; the
+// libjpeg calls it a warning when it had to invent pixels. A picture with invented pixels is not what the file's author stored,
+// so it is an error here; bytes that were skipped between two markers lose nothing. (The text is that of the last complaint; the
 // code says "warning" even if a fatal error followed one.)
-bool Harmless(tjhandle handle) { return std::string_view(tjGetErrorStr2(handle)).find("extraneous bytes") != std::string_view::npos; }
+bool Harmless(tjhandle handle) {
+  return std::string_view(tjGetErrorStr2(handle)).find("extraneous bytes") != std::string_view::npos;
+}
 
 // After an error a decoder still holds the broken file's marker state, and would refuse the next good file for it.
 Status Discard(Handle* handle, Status status) {
@@ -62,8 +64,7 @@ StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimit
   if (info.width <= 0 || info.height <= 0) {
     return InvalidArgument("not a readable JPEG file: its header gives no size");
   }
-  if (info.width > limits.max_side || info.height > limits.max_side ||
-      int64_t{info.width} * info.height > limits.max_pixels) {
+  if (info.width > limits.max_side || info.height > limits.max_side || int64_t{info.width} * info.height > limits.max_pixels) {
     return InvalidArgument("JPEG header says {} x {} pixels; allowed: sides up to {} and {} pixels in all", info.width,
                            info.height, limits.max_side, limits.max_pixels);
   }

@@ -1,10 +1,10 @@
 // JPEG files to pixels and back, on libjpeg-turbo.
 //
-// Decoding can use the scaled inverse DCT: a picture that is needed at half its size or less is decoded at 1/2, 1/4 or 1/8, which skips most
-// of the arithmetic. Grey pictures become RGB; CMYK pictures (stored inverted, as every writer of note does) too.
+// Decoding can use the scaled inverse DCT: a picture that is needed at half its size or less is decoded at 1/2, 1/4 or 1/8, which
+// skips most of the arithmetic. Grey pictures become RGB; CMYK pictures (stored inverted, as every writer of note does) too.
 //
-// Errors: INVALID_ARGUMENT for what is no JPEG file or too large; DATA_LOSS for a file that is cut short or damaged. Both carry the
-// library's text. All functions are thread-safe; codec state is kept per thread.
+// Errors: INVALID_ARGUMENT for what is no JPEG file or too large; DATA_LOSS for a file that is cut short or damaged. Both carry
+// the library's text. All functions are thread-safe; codec state is kept per thread.
 #pragma once
 
 #include <cstddef>

@@ -88,6 +88,8 @@ class RecordSource {
   // A hint: `record` will be read soon, after the records that were named before it. A source that reads ahead starts to, within
   // its limit of bytes; a wrapper passes on what it has to get from below. May be ignored; never waits; costs at most memory.
   virtual void WillNeed(int64_t record) const { (void)record; }
+  // Takes back one WillNeed that no Read will follow, so that what was read for it can go.
+  virtual void WontNeed(int64_t record) const { (void)record; }
 };
 
 // A source that stands before another one and passes on everything that it does not override. `base` outlives it.
@@ -107,6 +109,7 @@ class RecordSourceWrapper : public RecordSource {
   RecordRange Group(int64_t record) const override { return base_.Group(record); }
   Status ReadGroup(int64_t record, std::vector<RecordView>* views) const override { return base_.ReadGroup(record, views); }
   void WillNeed(int64_t record) const override { base_.WillNeed(record); }
+  void WontNeed(int64_t record) const override { base_.WontNeed(record); }
 
  protected:
   const RecordSource& base() const { return base_; }
