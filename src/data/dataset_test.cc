@@ -146,8 +146,8 @@ TEST_F(DatasetTest, OpensByUriAndGuessesTheKindOfABarePath) {
   EXPECT_EQ(OpenDataset("imagefolder:" + root() + "/pictures", picture_shape).value()->size(), 1);
   EXPECT_EQ(OpenDataset(root() + "/text", text_shape).value()->size(), 7);
   EXPECT_EQ(OpenDataset("text:" + root() + "/text/a.txt", text_shape).value()->size(), 7);
-  EXPECT_THAT(MessageOf(OpenDataset("webdataset:/x", text_shape).status()),
-              HasSubstr("of kind 'webdataset'; allowed: imagefolder:PATH, text:PATH, PATH"));
+  EXPECT_THAT(MessageOf(OpenDataset("lmdb:/x", text_shape).status()),
+              HasSubstr("of kind 'lmdb'; allowed: imagefolder:PATH, webdataset:SHARDS, tfrecord:SHARDS, packed:SHARDS"));
   EXPECT_THAT(MessageOf(OpenDataset("text:" + root() + "/text", picture_shape).status()), HasSubstr("has shape [3, 8, 8]"));
   EXPECT_THAT(MessageOf(OpenDataset(root() + "/pictures", text_shape).status()),
               HasSubstr("has shape [4]; allowed: [3, size, size]"));

@@ -145,8 +145,9 @@ Status DiskFiles::ReadRest(int32_t file, OpenedFile* opened, int64_t start, int6
     }
     if (n < 0) return ErrnoError(errno, fmt::format("reading '{}' at byte {}", path(file), start + got));
     if (n == 0 || (opened->direct && got + n < needed && (got + n) % kDiskAlignment != 0)) {
-      return DataLoss("{}: the file ends at byte {}, but the record there goes on to byte {}", path(file), start + got + n,
-                      start + needed);
+      struct stat info;
+      const int64_t end = ::fstat(opened->fd.get(), &info) == 0 ? info.st_size : start + got + n;
+      return DataLoss("{}: the file ends at byte {}, but what is read goes on to byte {}", path(file), end, start + needed);
     }
     got += n;
   }

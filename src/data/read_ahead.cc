@@ -71,15 +71,20 @@ void ReadAhead::End(Unit* unit, State state) {
                             unit->buffer, unit->plan.size);
     files_.CountRead(unit->plan.needed);
   }
-  if (state == State::kFailed || unit->forgotten) Release(unit);
+  if (state == State::kFailed) Release(unit);
+  ReleaseIfUnwanted(unit);
+}
+
+void ReadAhead::ReleaseIfUnwanted(Unit* unit) {
+  const bool idle = unit->ended() || unit->state == State::kPending || unit->state == State::kOpened;
+  if (unit->forgotten && unit->takers == 0 && idle) Release(unit);
 }
 
 void ReadAhead::Answered(const UnitPtr& unit) {
-  if (--unit->wanted > 0) return;
+  if (--unit->wanted > 0 || unit->forgotten) return;
   unit->forgotten = true;
   units_.erase(unit->id);
-  // What is under way keeps its buffer until it has ended.
-  if (unit->ended() || unit->state == State::kPending || unit->state == State::kOpened) Release(unit.get());
+  ReleaseIfUnwanted(unit.get());
 }
 
 void ReadAhead::WillNeed(int64_t id) {
@@ -247,11 +252,12 @@ void ReadAhead::ReadHere(const UnitPtr& unit) {
   mu_.Lock();
   if (view.ok()) unit->view = *std::move(view);
   unit->state = view.ok() ? State::kDone : State::kFailed;
-  if (!view.ok() || unit->forgotten) Release(unit.get());
+  if (!view.ok()) Release(unit.get());
 }
 
 StatusOr<std::optional<RecordView>> ReadAhead::Take(int64_t id) {
   absl::MutexLock lock(&mu_);
+  if (ring_ != nullptr && !reaping_ && !broken_ && !flying_.empty()) Reap(absl::ZeroDuration());
   const auto found = units_.find(id);
   if (found == units_.end()) {
     ++stats_.declined;
@@ -259,6 +265,7 @@ StatusOr<std::optional<RecordView>> ReadAhead::Take(int64_t id) {
   }
   const UnitPtr unit = found->second;
   if (!unit->ended()) ++stats_.waited;
+  ++unit->takers;
   bool in_time = true;
   if (unit->state == State::kPending && unit->wanted > 1 && unit->extent.length > 0 && HasRoom(unit->extent.length)) {
     ReadHere(unit);
@@ -271,7 +278,9 @@ StatusOr<std::optional<RecordView>> ReadAhead::Take(int64_t id) {
   } else {
     ++stats_.declined;
   }
+  --unit->takers;
   Answered(unit);
+  ReleaseIfUnwanted(unit.get());
   StartPending();
   if (!in_time) {
     return DeadlineExceeded("{}: the disk read has not ended within {}", files_.Where(unit->extent),

@@ -61,6 +61,7 @@ class ReadAhead {
     Extent extent;
     State state = State::kPending;
     int64_t wanted = 0;      // announcements that neither Take nor WontNeed has answered
+    int takers = 0;          // threads that are in Take for it
     bool forgotten = false;  // no longer in units_
     std::string path;        // of an open that is under way
     bool direct = false;
@@ -87,6 +88,8 @@ class ReadAhead {
   void Handle(const UnitPtr& unit, int result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void End(Unit* unit, State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Answered(const UnitPtr& unit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Lets go of the memory if nobody can ask for it any more and nothing is under way.
+  void ReleaseIfUnwanted(Unit* unit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Release(Unit* unit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Hold(Unit* unit, int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasRoom(int64_t bytes) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
