@@ -6,6 +6,7 @@
 #include "data/containers.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
+#include "data/resize.h"
 
 namespace tidepool::data {
 namespace {
@@ -50,6 +51,7 @@ class ImageDataset : public Dataset {
  private:
   Status Decode(std::span<const std::byte> jpeg, int64_t index, const ReadOptions& options, std::span<float> output) const {
     thread_local Image image;
+    thread_local CropResizer resizer;
     TIDEPOOL_ASSIGN_OR_RETURN(const JpegInfo info, ReadJpegInfo(jpeg));
     const Crop crop = options.augment ? RandomResizedCrop(info.width, info.height, options_.min_area, options.augment_key,
                                                           static_cast<uint64_t>(index))
@@ -57,8 +59,15 @@ class ImageDataset : public Dataset {
     const int denominator = options_.decode == DecodeMode::kFullScale
                                 ? 1
                                 : ChooseScaleDenominator(crop.width, crop.height, options_.image_size, options_.image_size);
-    TIDEPOOL_RETURN_IF_ERROR(DecodeJpeg(jpeg, info, denominator, &image));
-    CropToTensor(image, denominator, crop, options_.image_size, normalisation_, output);
+    const int width = ScaledSide(info.width, denominator), height = ScaledSide(info.height, denominator);
+    resizer.Plan(width, height, denominator, crop, options_.image_size);
+    PixelRect part = {.x = 0, .y = 0, .width = width, .height = height};
+    if (options_.decode == DecodeMode::kCrop) {
+      TIDEPOOL_ASSIGN_OR_RETURN(part, DecodeJpegPart(jpeg, info, denominator, resizer.needed(), &image));
+    } else {
+      TIDEPOOL_RETURN_IF_ERROR(DecodeJpeg(jpeg, info, denominator, &image));
+    }
+    resizer.Apply(image, part.x, part.y, normalisation_, output);
     if (image.rgbx.capacity() > kKeptPixelBytes) image.rgbx = {};
     return {};
   }
