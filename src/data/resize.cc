@@ -135,11 +135,13 @@ void SumSse2(const Band& band, const int16_t* blended, float* out) {
 
 #define TIDEPOOL_AVX2 __attribute__((target("avx2")))
 
-TIDEPOOL_AVX2 void BlendAvx2(const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
+template <int kTaps>
+TIDEPOOL_AVX2 void BlendRow(const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
+  const int taps = kTaps > 0 ? kTaps : band.row_taps;
   int i = 0;
   for (; i + 16 <= band.count; i += 16) {
     __m256i low = _mm256_set1_epi32(kHalf), high = low;
-    for (int t = 0; t < band.row_taps; t += 2) {
+    for (int t = 0; t < taps; t += 2) {
       const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sources[t] + i));
       const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sources[t + 1] + i));
       const __m256i pair = _mm256_set1_epi32(WeightPair(weights + t));
@@ -153,35 +155,51 @@ TIDEPOOL_AVX2 void BlendAvx2(const Band& band, const uint8_t* const* sources, co
   if (i < band.count) BlendSse2(band, sources, weights, i, out);
 }
 
-// One output column of two rows: R, G, B, x of the upper row in the low half, of the lower row in the high half.
-TIDEPOOL_AVX2 inline __m256 SumPixel2(const Band& band, const int16_t* upper, const int16_t* lower, int t, __m256 scale,
+void BlendAvx2(const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
+  switch (band.row_taps) {
+    case 2: return BlendRow<2>(band, sources, weights, out);
+    case 4: return BlendRow<4>(band, sources, weights, out);
+    case 6: return BlendRow<6>(band, sources, weights, out);
+    default: return BlendRow<0>(band, sources, weights, out);
+  }
+}
+
+// One output column of two rows: R, G, B, x of the upper row in the low half, of the lower row in the high half. kTaps 0: as many
+// as the axis has.
+template <int kTaps>
+TIDEPOOL_AVX2 inline __m256 SumPixel2(const FilterAxis& axis, const int16_t* upper, const int16_t* lower, int x, __m256 scale,
                                       __m256 bias) {
-  const int x = FilterColumn(band, t);
-  const size_t at = size_t(band.columns->first[x] - band.first_column) * 4;
-  const int taps = band.columns->taps;
-  const int16_t* weights = band.columns->weights.data() + size_t(x) * taps;
+  const int taps = kTaps > 0 ? kTaps : axis.taps;
+  const ptrdiff_t at = ptrdiff_t{axis.first[x]} * 4;
+  const int16_t* weights = axis.weights.data() + ptrdiff_t{x} * taps;
   // Pairs of the same channel of two neighbouring pixels.
   const __m256i by_channel = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
                                               0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
   __m256i sum = _mm256_setzero_si256();
   for (int k = 0; k < taps; k += 2) {
-    const __m256i two =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(upper + at + 4 * k))),
-                                _mm_loadu_si128(reinterpret_cast<const __m128i*>(lower + at + 4 * k)), 1);
+    const __m128i top = _mm_loadu_si128(reinterpret_cast<const __m128i*>(upper + at + 4 * k));
+    const __m128i bottom = _mm_loadu_si128(reinterpret_cast<const __m128i*>(lower + at + 4 * k));
+    const __m256i two = _mm256_inserti128_si256(_mm256_castsi128_si256(top), bottom, 1);
     sum = _mm256_add_epi32(sum,
                            _mm256_madd_epi16(_mm256_shuffle_epi8(two, by_channel), _mm256_set1_epi32(WeightPair(weights + k))));
   }
   return _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale), bias);
 }
 
-// Two rows at once; `lower_out` may be the same as `out` with the same blended row.
-TIDEPOOL_AVX2 void SumAvx2(const Band& band, const int16_t* upper, const int16_t* lower, float* out, float* lower_out) {
+// Two rows at once. The blended rows begin with column 0 of the picture, as far as addresses go.
+template <int kTaps>
+TIDEPOOL_AVX2 void SumRows2(const Band& band, const int16_t* upper, const int16_t* lower, float* out, float* lower_out) {
+  const FilterAxis& axis = *band.columns;
   const __m256 scale = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(band.scale));
   const __m256 bias = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(band.bias));
+  const int step = band.flip ? -1 : 1;
+  int x = band.flip ? band.size - 1 : 0;
   int t = 0;
-  for (; t + 4 <= band.size; t += 4) {
-    const __m256 p0 = SumPixel2(band, upper, lower, t, scale, bias), p1 = SumPixel2(band, upper, lower, t + 1, scale, bias);
-    const __m256 p2 = SumPixel2(band, upper, lower, t + 2, scale, bias), p3 = SumPixel2(band, upper, lower, t + 3, scale, bias);
+  for (; t + 4 <= band.size; t += 4, x += 4 * step) {
+    const __m256 p0 = SumPixel2<kTaps>(axis, upper, lower, x, scale, bias);
+    const __m256 p1 = SumPixel2<kTaps>(axis, upper, lower, x + step, scale, bias);
+    const __m256 p2 = SumPixel2<kTaps>(axis, upper, lower, x + 2 * step, scale, bias);
+    const __m256 p3 = SumPixel2<kTaps>(axis, upper, lower, x + 3 * step, scale, bias);
     // Four pixels of R, G, B, x become four values of each channel, in each half.
     const __m256 rg01 = _mm256_unpacklo_ps(p0, p1), bx01 = _mm256_unpackhi_ps(p0, p1);
     const __m256 rg23 = _mm256_unpacklo_ps(p2, p3), bx23 = _mm256_unpackhi_ps(p2, p3);
@@ -194,13 +212,25 @@ TIDEPOOL_AVX2 void SumAvx2(const Band& band, const int16_t* upper, const int16_t
     _mm_storeu_ps(lower_out + band.plane + t, _mm256_extractf128_ps(g, 1));
     _mm_storeu_ps(lower_out + 2 * band.plane + t, _mm256_extractf128_ps(b, 1));
   }
-  for (; t < band.size; ++t) {
+  for (; t < band.size; ++t, x += step) {
     float values[8];
-    _mm256_storeu_ps(values, SumPixel2(band, upper, lower, t, scale, bias));
+    _mm256_storeu_ps(values, SumPixel2<kTaps>(axis, upper, lower, x, scale, bias));
     for (int c = 0; c < 3; ++c) {
       out[band.plane * c + t] = values[c];
       lower_out[band.plane * c + t] = values[4 + c];
     }
+  }
+}
+
+// `lower_out` may be the same as `out` with the same blended row.
+void SumAvx2(const Band& band, const int16_t* upper, const int16_t* lower, float* out, float* lower_out) {
+  upper -= ptrdiff_t{band.first_column} * 4;
+  lower -= ptrdiff_t{band.first_column} * 4;
+  switch (band.columns->taps) {
+    case 2: return SumRows2<2>(band, upper, lower, out, lower_out);
+    case 4: return SumRows2<4>(band, upper, lower, out, lower_out);
+    case 6: return SumRows2<6>(band, upper, lower, out, lower_out);
+    default: return SumRows2<0>(band, upper, lower, out, lower_out);
   }
 }
 
