@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 
+#include "base/fd.h"
 #include "data/containers.h"
 #include "data/testing.h"
 

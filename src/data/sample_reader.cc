@@ -66,7 +66,7 @@ void SampleReader::Announce(int64_t position) {
     absl::MutexLock lock(&mu_);
     reached_ = std::max(reached_, position + 1);
     const int64_t wanted = position < options_.end - read_ahead_ ? position + read_ahead_ : options_.end;
-    first = std::max(announced_, position);
+    first = announced_;
     last = std::max(first, wanted);
     announced_ = last;
   }

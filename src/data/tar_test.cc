@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "base/fd.h"
 #include "data/testing.h"
 
 namespace tidepool::data {
