@@ -60,6 +60,7 @@ void AddModelVerbs(VerbList* verbs);  // model create|import|list|show|check
 void AddNodeVerbs(VerbList* verbs);   // up, serve, status, ps, load, unload, infer
 void AddTrainVerbs(VerbList* verbs);  // train
 void AddBenchVerbs(VerbList* verbs);  // bench serve
+void AddDataVerbs(VerbList* verbs);   // data show|check|pack, bench loader
 void AddDemoVerbs(VerbList* verbs);   // demo
 void AddToolVerbs(VerbList* verbs);   // doctor, collect-env, config print, completion, version; `verbs` must outlive them
 
