@@ -71,9 +71,8 @@ TEST(Check, CountsTensorUnitsThatSinglePrecisionMayUse) {
 TEST(Check, SuspectsTheDeviceIfManyRowsAreTooFast) {
   Bundle bundle = Good("k80");
   bundle.ops = {Step("resnet50", 64, 179e3), Step("vgg16", 64, 273e3), Step("shufflenet_v2_x0_5", 64, 25e3)};
-  EXPECT_THAT(FaultsOf(bundle),
-              HasSubstr("device: manifest: 2 of the 3 rows whose FLOPs are known are faster than 'k80' can be, the fastest with "
-                        "9.73 TFLOP/s: the rows are of another device, for example one like v100, a100, h100, h200"));
+  EXPECT_THAT(FaultsOf(bundle), HasSubstr("device: manifest: 2 of the 3 rows whose FLOPs are known are faster than 'k80' can be: "
+                                          "the rows are of another device, for example one like v100, a100, h100, h200"));
 }
 
 TEST(Check, SuspectsTheUnit) {
