@@ -246,6 +246,10 @@ class Checker {
 
 std::vector<Finding> Check(const Bundle& bundle) { return Checker(bundle).Run(); }
 
+int64_t FaultsIn(const std::vector<Finding>& findings) {
+  return std::count_if(findings.begin(), findings.end(), [](const Finding& f) { return f.level == Finding::Level::kFault; });
+}
+
 Status ToStatus(const std::vector<Finding>& findings, const std::string& bundle_name) {
   constexpr size_t kShown = 20;
   size_t faults = 0;

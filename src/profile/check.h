@@ -22,6 +22,7 @@ struct Finding {
 
 // All findings, in the order of the files.
 std::vector<Finding> Check(const Bundle& bundle);
+int64_t FaultsIn(const std::vector<Finding>& findings);
 // FAILED_PRECONDITION with the faults (the first twenty in full) if there is one.
 Status ToStatus(const std::vector<Finding>& findings, const std::string& bundle_name);
 
