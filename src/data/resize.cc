@@ -279,9 +279,15 @@ std::atomic<int> forced_level{-1};
 
 void internal::ForceResizeLevel(int level) { forced_level = level; }
 
-void CropResizer::Plan(int width, int height, int denominator, const Crop& crop, int size) {
+void CropResizer::Plan(int width, int height, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
+                       std::span<float> output) {
   size_ = size;
   flip_ = crop.flip;
+  output_ = output;
+  for (int c = 0; c < 3; ++c) {
+    scale_[c] = normalisation.scale[c] * kToPixel;
+    bias_[c] = normalisation.bias[c];
+  }
   BuildAxis(crop.x / denominator, crop.width / denominator, width, size, &exact_, &columns_);
   BuildAxis(crop.y / denominator, crop.height / denominator, height, size, &exact_, &rows_);
   needed_.x = columns_.first.front();
@@ -290,51 +296,62 @@ void CropResizer::Plan(int width, int height, int denominator, const Crop& crop,
   needed_.height = std::min(rows_.first.back() + rows_.taps, height) - needed_.y;
 }
 
-void CropResizer::Apply(const Image& image, int left, int top, const Normalisation& normalisation, std::span<float> output) {
-  float scale[4] = {0, 0, 0, 0}, bias[4] = {0, 0, 0, 0};
-  for (int c = 0; c < 3; ++c) {
-    scale[c] = normalisation.scale[c] * kToPixel;
-    bias[c] = normalisation.bias[c];
-  }
+void CropResizer::Begin(const PixelRect& part) {
+  const int forced = forced_level.load(std::memory_order_relaxed);
+  static const int best = BestLevel();
+  level_ = forced < 0 ? best : std::min(forced, best);
+  left_ = part.x;
+  last_row_ = part.y + part.height - 1;
+  next_ = 0;
+  // The rows that two rows of output need at once, and those that may be asked for before the first of them is done.
+  int span = 0;
+  for (int y = 0; y < size_; ++y) span = std::max(span, rows_.first[std::min(y + 1, size_ - 1)] + rows_.taps - rows_.first[y]);
+  ring_rows_ = span + kMostRows;
+  stride_ = size_t(part.width) * 4 + kPixelPadding;
+  ring_.resize(ring_rows_ * stride_);
+}
+
+// Makes the rows of output whose source rows have come.
+void CropResizer::Done(int end) {
   // Only the columns that some output needs are blended, rounded up to pairs of pixels. At most two of them lie behind the row's
-  // end, in the next row or in the padding; their weight is zero.
+  // end, in the padding; their weight is zero.
   const int column_count = (columns_.first.back() + columns_.taps - needed_.x + 1) / 2 * 2;
-  Band band = {.columns = &columns_,
-               .row_taps = rows_.taps,
-               .count = column_count * 4,
-               .first_column = needed_.x,
-               .flip = flip_,
-               .scale = scale,
-               .bias = bias,
-               .size = size_,
-               .plane = size_t(size_) * size_};
+  const Band band = {.columns = &columns_,
+                     .row_taps = rows_.taps,
+                     .count = column_count * 4,
+                     .first_column = needed_.x,
+                     .flip = flip_,
+                     .scale = scale_,
+                     .bias = bias_,
+                     .size = size_,
+                     .plane = size_t(size_) * size_};
   const size_t row_size = size_t(column_count) * 4 + 16;
   blended_.resize(2 * row_size);
   sources_.resize(rows_.taps);
-  const size_t stride = size_t(image.width) * 4;
-  const uint8_t* const pixels = image.rgbx.data() + size_t(needed_.x - left) * 4;
-  const int forced = forced_level.load(std::memory_order_relaxed);
-  static const int best = BestLevel();
-  const int level = forced < 0 ? best : std::min(forced, best);
-
-  for (int y = 0; y < size_; y += 2) {
-    const int rows = std::min(2, size_ - y);
-    int16_t* const blended[2] = {blended_.data(), blended_.data() + row_size};
+  int16_t* const blended[2] = {blended_.data(), blended_.data() + row_size};
+  while (next_ < size_) {
+    const int rows = std::min(2, size_ - next_);
+    if (std::min(rows_.first[next_ + rows - 1] + rows_.taps - 1, last_row_) >= end) return;
     for (int r = 0; r < rows; ++r) {
       for (int t = 0; t < rows_.taps; ++t) {
-        sources_[t] = pixels + std::min(rows_.first[y + r] + t - top, image.height - 1) * stride;
+        sources_[t] = Row(std::min(rows_.first[next_ + r] + t, last_row_)) + size_t(needed_.x - left_) * 4;
       }
-      Blend(level, band, sources_.data(), rows_.weights.data() + size_t(y + r) * rows_.taps, blended[r]);
+      Blend(level_, band, sources_.data(), rows_.weights.data() + size_t(next_ + r) * rows_.taps, blended[r]);
     }
-    Sum(level, band, rows, blended, output.data() + size_t(y) * size_);
+    Sum(level_, band, rows, blended, output_.data() + size_t(next_) * size_);
+    next_ += rows;
   }
 }
 
 void CropToTensor(const Image& image, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
                   std::span<float> output) {
   thread_local CropResizer resizer;
-  resizer.Plan(image.width, image.height, denominator, crop, size);
-  resizer.Apply(image, 0, 0, normalisation, output);
+  resizer.Plan(image.width, image.height, denominator, crop, size, normalisation, output);
+  resizer.Begin({.x = 0, .y = 0, .width = image.width, .height = image.height});
+  for (int y = 0; y < image.height; ++y) {
+    std::memcpy(resizer.Row(y), image.rgbx.data() + size_t(y) * image.width * 4, size_t(image.width) * 4);
+    resizer.Done(y + 1);
+  }
 }
 
 }  // namespace tidepool::data
