@@ -42,35 +42,39 @@ std::vector<int32_t> CostModel::StageSizes(int32_t micro_batch) const {
   return {sizes.begin(), sizes.end()};
 }
 
-StagePlace CostModel::PlaceOf(const Plan& plan, int32_t stage) const {
-  StagePlace place;
-  place.stages_behind = static_cast<int32_t>(plan.stages.size()) - 1 - stage;
-  for (int32_t i = 0; i < stage; ++i) place.first_gpu += plan.stages[i]->gpus();
-  place.in_link = cluster_.LinkAt(place.first_gpu);
-  place.out_link = cluster_.LinkAt(place.first_gpu + plan.stages[stage]->gpus());
-  return place;
+std::vector<StagePlace> CostModel::PlacesOf(const Plan& plan) const {
+  std::vector<StagePlace> places;
+  StagePlace place{.stages_behind = static_cast<int32_t>(plan.stages.size()) - 1};
+  for (const StagePtr& stage : plan.stages) {
+    const int32_t next_gpu = place.first_gpu + stage->gpus();
+    place.in_link = cluster_.LinkAt(place.first_gpu);
+    place.out_link = cluster_.LinkAt(next_gpu);
+    places.push_back(place);
+    place.first_gpu = next_gpu;
+    --place.stages_behind;
+  }
+  return places;
 }
 
-StatusOr<PlanCost> CostModel::Price(const Plan& plan) const {
+Status CostModel::CheckShape(const Plan& plan) const {
   if (plan.stages.empty()) return InvalidArgument("the plan has no stages");
   if (plan.micro_batches() < 1) {
     return InvalidArgument("micro-batch {} and global batch {}; allowed: at least one micro-batch per iteration",
                            plan.micro_batch, plan.global_batch);
   }
-  std::vector<StageCost> costs;
-  StagePlace place;
-  place.stages_behind = static_cast<int32_t>(plan.stages.size()) - 1;
   for (const StagePtr& stage : plan.stages) {
     if (stage->first() < 0 || stage->end() > ops_.size()) {
       return InvalidArgument("a stage has ops {} to {}; allowed: 0 to {}", stage->first(), stage->end() - 1, ops_.size() - 1);
     }
-    const int32_t next_gpu = place.first_gpu + stage->gpus();
-    place.in_link = cluster_.LinkAt(place.first_gpu);
-    place.out_link = cluster_.LinkAt(next_gpu);
-    costs.push_back(CostAt(TotalsOf(*stage, plan.micro_batch), place));
-    place.first_gpu = next_gpu;
-    --place.stages_behind;
   }
+  return {};
+}
+
+StatusOr<PlanCost> CostModel::Price(const Plan& plan) const {
+  TIDEPOOL_RETURN_IF_ERROR(CheckShape(plan));
+  const std::vector<StagePlace> places = PlacesOf(plan);
+  std::vector<StageCost> costs;
+  for (size_t i = 0; i < places.size(); ++i) costs.push_back(CostAt(TotalsOf(*plan.stages[i], plan.micro_batch), places[i]));
   return Combine(plan, std::move(costs));
 }
 

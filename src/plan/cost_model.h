@@ -113,14 +113,16 @@ class CostModel {
   virtual StageCost CostAt(const StageTotals& totals, const StagePlace& place) const = 0;
   // Memory alone: CostAt(totals, place).memory_mib.
   virtual double MemoryAt(const StageTotals& totals, const StagePlace& place) const = 0;
-  StagePlace PlaceOf(const Plan& plan, int32_t stage) const;  // O(stages)
+  std::vector<StagePlace> PlacesOf(const Plan& plan) const;  // of every stage; O(stages)
 
   // --- Step 3 ---
   // `plan` gives devices and micro-batches; costs[i] is of plan.stages[i].
   virtual PlanCost Combine(const Plan& plan, std::vector<StageCost> costs) const = 0;
 
-  // All three. INVALID_ARGUMENT if the plan has no stages, ops outside of the list, or no micro-batch; see verify.h for the rest.
+  // All three. Errors as CheckShape.
   StatusOr<PlanCost> Price(const Plan& plan) const;
+  // INVALID_ARGUMENT if the plan has no stages, ops outside of the list, or no micro-batch; verify.h checks the rest.
+  Status CheckShape(const Plan& plan) const;
 
  protected:
   // The three must outlive the model.
