@@ -11,8 +11,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "data/augment.h"
+#include "data/batch_loader.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
 
@@ -96,6 +98,24 @@ void DecodeAndAugment(benchmark::State& state) {
   SetRates(state);
 }
 BENCHMARK(DecodeAndAugment)->ArgName("size")->Arg(64)->Arg(224);
+
+// The loader with one thread: batches of 32, in memory that is too large for the caches. An iteration is one sample; the CPU time is that of all
+// threads.
+void Load(benchmark::State& state) {
+  const auto dataset = OpenImageFolder({.root = TheFiles().root.string(), .image_size = static_cast<int>(state.range(0))});
+  TIDEPOOL_CHECK(dataset.ok(), "{}", ToString(dataset.status()));
+  const auto loader = BatchLoader::Start(dataset->get(), {.threads = 1, .batch = 32, .max_bytes = 80 << 20});
+  TIDEPOOL_CHECK(loader.ok(), "{}", ToString(loader.status()));
+  const absl::Time deadline = Clock::Real()->Now() + absl::Minutes(10);
+  for (int i = 0; i < 8; ++i) TIDEPOOL_CHECK((*loader)->Next(deadline).ok(), "warming up");
+  while (state.KeepRunningBatch(32)) {
+    const auto batch = (*loader)->Next(deadline);
+    TIDEPOOL_CHECK(batch.ok() && batch->has_value(), "{}", ToString(batch.status()));
+    benchmark::DoNotOptimize((*batch)->inputs().data());
+  }
+  SetRates(state);
+}
+BENCHMARK(Load)->ArgName("size")->Arg(224)->MeasureProcessCPUTime();
 
 void Peer(benchmark::State& state, const char* step) {
   static std::map<int64_t, nlohmann::json> measured;

@@ -61,6 +61,7 @@ void AddProfileVerbs(VerbList* verbs);  // profile, profile list|show|check|diff
 void AddNodeVerbs(VerbList* verbs);   // up, serve, status, ps, load, unload, infer
 void AddTrainVerbs(VerbList* verbs);  // train
 void AddBenchVerbs(VerbList* verbs);  // bench serve
+void AddDataVerbs(VerbList* verbs);   // data show|check|pack, bench loader
 void AddDemoVerbs(VerbList* verbs);   // demo
 void AddToolVerbs(VerbList* verbs);   // doctor, collect-env, config print, completion, version; `verbs` must outlive them
 
