@@ -19,12 +19,12 @@ using model::GraphBuilder;
 using profile::LinkKind;
 using Progress = std::function<void(const std::string&)>;
 
-constexpr int64_t kGemmSide = 2048;
+constexpr int64_t kGemmSide = 1024;
 constexpr int64_t kLargestStream = 128 * kMiB;
 constexpr int kChain = 64;  // ops in a row, for the time to start one
 constexpr absl::Duration kCopyTimeout = absl::Seconds(30);
-constexpr int64_t kSmallestCopy = 4 * kKiB, kLargestCopy = 256 * kMiB;
-constexpr int64_t kSmallestPin = 64 * kKiB, kLargestPin = 256 * kMiB;
+constexpr int64_t kSmallestCopy = 4 * kKiB, kLargestCopy = 64 * kMiB;
+constexpr int64_t kSmallestPin = 64 * kKiB, kLargestPin = 64 * kMiB;
 
 // Runs `graph` on its batch; the samples are of whole runs.
 StatusOr<Samples> TimeGraph(MeasuringPool* pool, StatusOr<model::Graph> built, int64_t batch, int repeats) {

@@ -119,7 +119,9 @@ Status NetworkMeasurement::ForEachBatch(std::string_view phase, int runs, absl::
       return {};
     }
     const StatusOr<double> us = measure(batch, deadline);
-    if (us.status().code() == StatusCode::kResourceExhausted) {
+    // A single block larger than the device is refused as an argument; a smaller batch has shown that nothing else is wrong.
+    const StatusCode code = us.status().code();
+    if (code == StatusCode::kResourceExhausted || (code == StatusCode::kInvalidArgument && last_batch > 0)) {
       progress_(fmt::format("{} {}: batches from {} on are left out: {}", spec_, phase, batch, MessageOf(us.status())));
       return {};
     }

@@ -111,12 +111,12 @@ TEST_F(ProfileVerbs, CheckListsEveryFaultAndFails) {
   EXPECT_EQ(Run({"profile", "check"}), 1);
   EXPECT_THAT(out_,
               AllOf(HasSubstr("slow: ok\n"), HasSubstr("fast: 4 faults\n"), HasSubstr("  fault  flops: resnet50 step B=64 F32"),
-                    HasSubstr("  fault  device: manifest: 3 of the 3 rows")));
+                    HasSubstr("  fault  device: bundle: 3 of the 3 rows")));
   EXPECT_THAT(err_, HasSubstr("1 of 9 bundles have faults"));
   EXPECT_EQ(Run({"profile", "check", "slow"}), 0) << err_;
   EXPECT_EQ(Run({"profile", "check", "fast", "-o", "json"}), 1);
   EXPECT_EQ(Json()[0]["faults"], 4);
-  EXPECT_EQ(Json()[0]["findings"][0]["check"], "flops");
+  EXPECT_EQ(Json()[0]["findings"][0]["check"], "device") << "what is wrong with the whole comes first";
 }
 
 TEST_F(ProfileVerbs, DiffComparesRowByRowAndMindsATolerance) {
