@@ -108,7 +108,8 @@ TEST(ParityModel, IncrementalPricesEqualFullOnesInEveryBit) {
     ASSERT_NE(plan, nullptr);
     for (int step = 0; step < 60; ++step) {
       const size_t at = random() % plan->stages.size();
-      const Stage& stage = *plan->stages[at];
+      const StagePtr before = plan->stages[at];
+      const Stage& stage = *before;
       if (random() % 3 == 0 && at + 1 < plan->stages.size() && stage.count() > 1) {
         // The last op moves to the next stage.
         std::vector<OpChoice> here = stage.Choices(), there = plan->stages[at + 1]->Choices();
