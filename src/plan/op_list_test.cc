@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "base/units.h"
 #include "model/families.h"
@@ -84,6 +85,30 @@ TEST(OpList, SegmentsRepeatAndWindowsInThemHaveOneCanonicalPlace) {
     for (int32_t count = 1; first + count <= t5.size(); count += 17) {
       const int32_t canonical = t5.CanonicalFirst(first, count);
       for (int32_t i = 0; i < count; ++i) ASSERT_EQ(t5.ops[canonical + i], t5.ops[first + i]);
+    }
+  }
+}
+
+TEST(OpList, PlacesOfDistinctOpsAreFoundWithoutAWalk) {
+  for (const char* name : {"t5:3b", "gpt-layers:100", "wresnet:1b"}) {
+    const OpList list = Published(name);
+    size_t places = 0;
+    for (size_t op = 0; op < list.distinct.size(); ++op) {
+      for (const int32_t place : list.PlacesOf(static_cast<uint16_t>(op))) EXPECT_EQ(list.ops[place], op);
+      places += list.PlacesOf(static_cast<uint16_t>(op)).size();
+    }
+    EXPECT_EQ(places, list.ops.size());
+    std::vector<int32_t> found;
+    for (int32_t first = 0; first < list.size(); first += 7) {
+      for (int32_t last = first + 1; last <= list.size(); last += 23) {
+        std::vector<int32_t> expected;
+        std::set<uint16_t> seen;
+        for (int32_t i = first; i < last; ++i) {
+          if (seen.insert(list.ops[i]).second) expected.push_back(i);
+        }
+        list.FirstPlaces(first, last, &found);
+        ASSERT_EQ(found, expected) << name << ": " << first << " to " << last;
+      }
     }
   }
 }
