@@ -108,8 +108,8 @@ TEST(ParityModel, IncrementalPricesEqualFullOnesInEveryBit) {
     ASSERT_NE(plan, nullptr);
     for (int step = 0; step < 60; ++step) {
       const size_t at = random() % plan->stages.size();
-      const auto held = plan->stages[at];  // it is replaced below
-      const Stage& stage = *held;
+      const StagePtr before = plan->stages[at];
+      const Stage& stage = *before;
       if (random() % 3 == 0 && at + 1 < plan->stages.size() && stage.count() > 1) {
         // The last op moves to the next stage.
         std::vector<OpChoice> here = stage.Choices(), there = plan->stages[at + 1]->Choices();
@@ -126,7 +126,7 @@ TEST(ParityModel, IncrementalPricesEqualFullOnesInEveryBit) {
       }
       const auto cached = pricer.Price(*plan);
       const auto full = problem->model->Price(*plan);
-      ASSERT_TRUE(cached.ok() && full.ok()) << ToString(cached.status());
+      ASSERT_TRUE(cached.ok() && full.ok());
       ASSERT_EQ(cached->iteration_ms, full->iteration_ms);
       ASSERT_EQ(cached->max_memory_mib, full->max_memory_mib);
       ASSERT_EQ(cached->stage_iteration_ms, full->stage_iteration_ms);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
 #include <nlohmann/json.hpp>
 
@@ -30,6 +31,18 @@ struct Setting {
 };
 
 std::string Root() { return ::tidepool::testing::ReferenceFolder("aceso", TIDEPOOL_SOURCE_DIR); }
+
+// Read once, for all tests that use it.
+const profile::Bundle& BundleOf(const std::string& folder, const std::string& model) {
+  static std::map<std::pair<std::string, std::string>, profile::Bundle> bundles;
+  const auto [entry, fresh] = bundles.try_emplace({folder, model});
+  if (fresh) {
+    auto database = profile::ReadPlanCsv(Root() + "/" + folder, {.models = {model}});
+    EXPECT_TRUE(database.ok()) << ToString(database.status());
+    if (database.ok()) entry->second = std::move(database->bundle);
+  }
+  return entry->second;
+}
 
 std::vector<std::string> GoldenNames() {
   std::vector<std::string> names;
@@ -153,9 +166,8 @@ TEST(GoldenPlans, TheTwoPublishedSmallPredictionsAreReproducedToTheLastDigit) {
     ASSERT_TRUE(file.ok());
     const auto ops = PublishedOpListOf(*file);
     ASSERT_TRUE(ops.ok());
-    const auto database = profile::ReadPlanCsv(Root() + "/profiled-time-miniset", {.models = {ops->profile_model}});
-    ASSERT_TRUE(database.ok());
-    const auto table = ProfileTable::Build(database->bundle, *ops, kParityTable);
+    const profile::Bundle& bundle = BundleOf("profiled-time-miniset", ops->profile_model);
+    const auto table = ProfileTable::Build(bundle, *ops, kParityTable);
     ASSERT_TRUE(table.ok());
     const Cluster cluster{.nodes = 1, .gpus_per_node = 4, .memory_limit_mib = 12000};
     const auto model = MakeParityModel(*ops, *table, cluster, {});

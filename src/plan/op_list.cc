@@ -52,11 +52,28 @@ int32_t OpList::CanonicalFirst(int32_t first, int32_t count) const {
   return first;
 }
 
+void OpList::FirstPlaces(int32_t first, int32_t last, std::vector<int32_t>* places) const {
+  places->clear();
+  size_t next = 0;  // segment
+  for (int32_t i = first; i < last; ++i) {
+    while (next < segments.size() && segments[next].end() <= i) ++next;
+    if (next < segments.size()) {
+      const Segment& segment = segments[next];
+      if (i - std::max(first, segment.first) >= segment.period) {  // a whole period was seen
+        i = segment.end() - 1;
+        continue;
+      }
+    }
+    if (previous_[i] < first) places->push_back(i);
+  }
+}
+
 Status OpList::Finish() {
   if (ops.empty() || ops.size() > kMaxOps) return InvalidArgument("{} has {} ops; allowed: 1 to {}", name, ops.size(), kMaxOps);
   if (distinct.size() > kMaxDistinct) {
     return InvalidArgument("{} has {} distinct ops; allowed: at most {}", name, distinct.size(), kMaxDistinct);
   }
+  std::sort(segments.begin(), segments.end(), [](const Segment& a, const Segment& b) { return a.first < b.first; });
   std::vector<std::string> faults;
   std::set<std::string> names;
   for (const DistinctOp& op : distinct) {
@@ -66,13 +83,15 @@ Status OpList::Finish() {
   for (const uint16_t op : ops) {
     if (op >= distinct.size()) return InvalidArgument("{}: op id {}; allowed: below {}", name, op, distinct.size());
   }
+  int32_t free_from = 0;
   for (const Segment& segment : segments) {
-    bool good = segment.first >= 0 && segment.period >= 1 && segment.repeats >= 1 && segment.end() <= size();
+    bool good = segment.first >= free_from && segment.period >= 1 && segment.repeats >= 1 && segment.end() <= size();
     for (int32_t i = segment.first + segment.period; good && i < segment.end(); ++i) good = ops[i] == ops[i - segment.period];
     if (!good) {
-      faults.push_back(
-          fmt::format("segment at op {} of {} times {} ops does not repeat", segment.first, segment.repeats, segment.period));
+      faults.push_back(fmt::format("segment at op {} of {} times {} ops does not repeat, or overlaps", segment.first,
+                                   segment.repeats, segment.period));
     }
+    free_from = good ? segment.end() : free_from;
   }
   skip_reach_.assign(ops.size() + 1, -1);
   for (const SkipTensor& skip : skips) {
@@ -85,6 +104,17 @@ Status OpList::Finish() {
   }
   if (!faults.empty()) return InvalidArgument("{}: {}", name, JoinText(faults, "; "));
   for (size_t i = 1; i < skip_reach_.size(); ++i) skip_reach_[i] = std::max(skip_reach_[i], skip_reach_[i - 1]);
+  places_begin_.assign(distinct.size() + 1, 0);
+  for (const uint16_t op : ops) ++places_begin_[op + 1];
+  for (size_t i = 1; i < places_begin_.size(); ++i) places_begin_[i] += places_begin_[i - 1];
+  places_.resize(ops.size());
+  previous_.resize(ops.size());
+  std::vector<int32_t> next(places_begin_.begin(), places_begin_.end() - 1);
+  for (int32_t i = 0; i < size(); ++i) {
+    int32_t& slot = next[ops[i]];
+    previous_[i] = slot == places_begin_[ops[i]] ? -1 : places_[slot - 1];
+    places_[slot++] = i;
+  }
   layer_starts.clear();
   for (int32_t i = 0; i < size(); ++i) {
     if (at(i).starts_layer) layer_starts.push_back(i);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -86,13 +87,21 @@ struct OpList {
   // The smallest position at which the same `count` ops stand in the same order, as far as the segments tell: costs of stages
   // there and here are equal but for their place in the pipeline. O(segments).
   int32_t CanonicalFirst(int32_t first, int32_t count) const;
+  // Where a distinct op stands, ascending.
+  std::span<const int32_t> PlacesOf(uint16_t op) const {
+    return std::span(places_).subspan(places_begin_[op], places_begin_[op + 1] - places_begin_[op]);
+  }
+  // The first place of each distinct op in [first, last), ascending. Skips repeats, so O(what is not in segments + periods).
+  void FirstPlaces(int32_t first, int32_t last, std::vector<int32_t>* places) const;
 
   // Computes what is derived. INVALID_ARGUMENT lists what does not fit: ids out of range, duplicate names, segments that do not
-  // repeat, skips backwards, more than a million ops, more than 65535 distinct ones.
+  // repeat or overlap, skips backwards, more than a million ops, more than 65535 distinct ones.
   Status Finish();
 
  private:
-  std::vector<int32_t> skip_reach_;  // of position i: the last consumer of what a producer before i gives
+  std::vector<int32_t> places_, places_begin_;  // of all distinct ops, one after the other
+  std::vector<int32_t> previous_;               // the place before this one that has the same op, or -1
+  std::vector<int32_t> skip_reach_;             // of position i: the last consumer of what a producer before i gives
 };
 
 // "gpt:350m|1.3b|2.6b|6.7b|13b", "gpt-layers:N" (1 to 4096), "t5:770m|3b|6b|11b|22b", "wresnet:500m|1b|2b|4b|6.8b|13b".

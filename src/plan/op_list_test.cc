@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "base/units.h"
 #include "model/families.h"
@@ -88,6 +89,30 @@ TEST(OpList, SegmentsRepeatAndWindowsInThemHaveOneCanonicalPlace) {
   }
 }
 
+TEST(OpList, PlacesOfDistinctOpsAreFoundWithoutAWalk) {
+  for (const char* name : {"t5:3b", "gpt-layers:100", "wresnet:1b"}) {
+    const OpList list = Published(name);
+    size_t places = 0;
+    for (size_t op = 0; op < list.distinct.size(); ++op) {
+      for (const int32_t place : list.PlacesOf(static_cast<uint16_t>(op))) EXPECT_EQ(list.ops[place], op);
+      places += list.PlacesOf(static_cast<uint16_t>(op)).size();
+    }
+    EXPECT_EQ(places, list.ops.size());
+    std::vector<int32_t> found;
+    for (int32_t first = 0; first < list.size(); first += 7) {
+      for (int32_t last = first + 1; last <= list.size(); last += 23) {
+        std::vector<int32_t> expected;
+        std::set<uint16_t> seen;
+        for (int32_t i = first; i < last; ++i) {
+          if (seen.insert(list.ops[i]).second) expected.push_back(i);
+        }
+        list.FirstPlaces(first, last, &found);
+        ASSERT_EQ(found, expected) << name << ": " << first << " to " << last;
+      }
+    }
+  }
+}
+
 TEST(OpList, AStageThatASkipTensorPassesOverIsNotAllowed) {
   const OpList gpt = Published("gpt:1.3b");
   // Op 1 is the first layer norm; its input is needed again 7 ops later.
@@ -166,11 +191,39 @@ TEST(GraphOpList, ResidualTensorsAreSkipsAndPassByInSizes) {
 }
 
 TEST(GraphOpList, OtherFamiliesHaveListsToo) {
-  for (const char* spec : {"resnet50", "resnet18:image=64", "bert-base", "gpt2-xl"}) {
+  for (const char* spec : {"resnet50", "resnet18:image=64", "bert-base", "gpt2-xl", "t5-3b", "wresnet-1b"}) {
     const OpList list = OfGraph(spec);
     EXPECT_GT(list.parameters(), 1000000) << spec;
     EXPECT_FALSE(list.skips.empty()) << spec;
     EXPECT_FALSE(list.hash.empty()) << spec;
+  }
+}
+
+// The two descriptions of one network, the published list and the graph that can be run, agree.
+TEST(GraphOpList, GraphsOfPublishedSizesHaveTheArithmeticOfTheirLists) {
+  const std::pair<const char*, const char*> kPairs[] = {
+      {"gpt:1.3b", "gpt2:layers=24,width=2048,heads=32,vocab=51200,context=2048"},
+      {"gpt:13b", "gpt2:layers=40,width=5120,heads=40,vocab=51200,context=2048"},
+      {"t5:770m", "t5-770m"},
+      {"t5:11b", "t5-11b"},
+      {"wresnet:500m", "wresnet-500m"},
+      {"wresnet:6.8b", "wresnet-6.8b"},
+      {"wresnet:13b", "wresnet-13b"}};
+  for (const auto& [name, spec] : kPairs) {
+    const OpList list = Published(name);
+    const auto graph = model::BuildGraph(spec);
+    ASSERT_TRUE(graph.ok()) << ToString(graph.status());
+    int64_t flops = 0;
+    for (const uint16_t op : list.ops) flops += list.distinct[op].forward_flops_per_sample;
+    EXPECT_EQ(flops, graph->forward_flops_per_sample()) << name;
+    if (list.file_model_name == "resnet") {
+      EXPECT_EQ(list.parameters(), graph->trainable_parameters()) << name;
+      continue;
+    }
+    // Lists leave out biases and norms, and count a shared embedding with every op that holds a copy.
+    const double shared = name[0] == 'g' ? 51200.0 * list.file_numbers.at("hidden_size") : 2 * 30592.0 * 1024;
+    const auto once = static_cast<double>(list.parameters()) - shared;
+    EXPECT_NEAR(once / static_cast<double>(graph->trainable_parameters()), 1, 0.005) << name;
   }
 }
 

@@ -15,6 +15,8 @@ class ParityModel : public CostModel {
  public:
   ParityModel(const OpList& ops, const ProfileTable& table, const Cluster& cluster, std::span<const int32_t> micro_batches)
       : CostModel(ops, table, cluster, true), state_factor_(ops.state_factor()) {
+    PrepareEdges();
+    PrepareCollectives();
     for (const int32_t micro_batch : micro_batches) PrepareReshards(micro_batch);
   }
   std::string_view name() const override { return "parity"; }
@@ -40,11 +42,22 @@ class ParityModel : public CostModel {
   void Finish(int32_t first, int32_t last, int32_t first_row, int32_t out_row, Walk* walk) const;
   // Pairs whose second op is in (first, first + count), all with one split.
   ReshardCost ReshardWithin(int32_t first, int32_t count, const OpChoice& choice, int32_t row, int32_t micro_batch) const;
+  void PrepareEdges();
+  void PrepareCollectives();
   void PrepareReshards(int32_t micro_batch);
+  double CollectiveUs(profile::CollectiveKind kind, int32_t ranks, int32_t row, uint16_t consumer) const;
   ReshardCost PriceReshard(uint16_t producer, uint16_t consumer, const OpChoice& before, const OpChoice& after,
                            int32_t row) const;
 
+  struct Edge {
+    double in_us[kLinkClasses] = {}, out_us[kLinkClasses] = {};
+  };
+  static constexpr int kKinds = 4;  // of collectives
+
   double state_factor_;
+  std::vector<Edge> edges_;  // [row][distinct op]: transfers of what it reads and gives
+  std::vector<int32_t> ranks_;
+  std::vector<double> collectives_;  // [row][distinct op][kind][index in ranks_]: of what it reads
   std::unordered_map<int32_t, std::vector<ReshardPrefix>> reshards_;  // micro-batch -> [row]
 };
 
@@ -59,11 +72,46 @@ ReshardCost ParityModel::PriceReshard(uint16_t producer, uint16_t consumer, cons
   const Reshard reshard = PlanReshard(ShardingOf(from, before.tensor_parallel, before.data_parallel),
                                       ShardingOf(to, after.tensor_parallel, after.data_parallel));
   if (!reshard.forward && !reshard.backward) return {};
-  const double mib = table_.At(Column::kInputMib, row, consumer);
   ReshardCost cost;
-  if (reshard.forward) cost.forward_us = table_.Collective(*reshard.forward, reshard.ranks, mib).us;
-  if (reshard.backward) cost.backward_us = table_.Collective(*reshard.backward, reshard.ranks, mib).us;
+  if (reshard.forward) cost.forward_us = CollectiveUs(*reshard.forward, reshard.ranks, row, consumer);
+  if (reshard.backward) cost.backward_us = CollectiveUs(*reshard.backward, reshard.ranks, row, consumer);
   return cost;
+}
+
+void ParityModel::PrepareEdges() {
+  edges_.resize(static_cast<size_t>(table_.rows()) * table_.distinct_ops());
+  for (int32_t row = 0; row < table_.rows(); ++row) {
+    for (int32_t op = 0; op < table_.distinct_ops(); ++op) {
+      Edge& edge = edges_[static_cast<size_t>(row) * table_.distinct_ops() + op];
+      for (int link = 0; link < kLinkClasses; ++link) {
+        edge.in_us[link] = table_.TransferUs(static_cast<LinkClass>(link), table_.At(Column::kInputMib, row, op));
+        edge.out_us[link] = table_.TransferUs(static_cast<LinkClass>(link), table_.At(Column::kOutputMib, row, op));
+      }
+    }
+  }
+}
+
+void ParityModel::PrepareCollectives() {
+  if (!ops_.resharding_has_price) return;
+  ranks_ = table_.CollectiveRanks();
+  for (int32_t row = 0; row < table_.rows(); ++row) {
+    for (int32_t op = 0; op < table_.distinct_ops(); ++op) {
+      const double mib = table_.At(Column::kInputMib, row, op);
+      for (int kind = 0; kind < kKinds; ++kind) {
+        for (const int32_t ranks : ranks_) {
+          collectives_.push_back(table_.Collective(static_cast<profile::CollectiveKind>(kind), ranks, mib).us);
+        }
+      }
+    }
+  }
+}
+
+double ParityModel::CollectiveUs(profile::CollectiveKind kind, int32_t ranks, int32_t row, uint16_t consumer) const {
+  const size_t base = (static_cast<size_t>(row) * table_.distinct_ops() + consumer) * kKinds + static_cast<size_t>(kind);
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    if (ranks_[i] == ranks) return collectives_[base * ranks_.size() + i];
+  }
+  return kUnknownCollectiveUs;
 }
 
 ReshardCost ParityModel::ReshardBetween(int32_t position, const OpChoice& before, const OpChoice& after,
@@ -157,10 +205,11 @@ void ParityModel::AddRun(int32_t first, int32_t count, int32_t row, bool recompu
 void ParityModel::Finish(int32_t first, int32_t last, int32_t first_row, int32_t out_row, Walk* walk) const {
   StageTotals& totals = walk->totals;
   totals.input_mib = table_.At(Column::kInputMib, first_row, ops_.ops[first]);
-  const double output_mib = table_.At(Column::kOutputMib, out_row, ops_.ops[last - 1]);
+  const Edge& in = edges_[static_cast<size_t>(first_row) * table_.distinct_ops() + ops_.ops[first]];
+  const Edge& out = edges_[static_cast<size_t>(out_row) * table_.distinct_ops() + ops_.ops[last - 1]];
   for (int link = 0; link < kLinkClasses; ++link) {
-    totals.in_us[link] = table_.TransferUs(static_cast<LinkClass>(link), totals.input_mib);
-    totals.out_us[link] = table_.TransferUs(static_cast<LinkClass>(link), output_mib);
+    totals.in_us[link] = in.in_us[link];
+    totals.out_us[link] = out.out_us[link];
   }
   totals.state_mib = totals.weight_mib * state_factor_;
   // The gradients' all-reduce needs one flat buffer of the weights' size.

@@ -255,6 +255,12 @@ CollectivePrice ProfileTable::Collective(CollectiveKind kind, int32_t ranks, dou
   return {kUnknownCollectiveUs, Origin::kEstimated};
 }
 
+std::vector<int32_t> ProfileTable::CollectiveRanks() const {
+  std::set<int32_t> ranks;
+  for (const auto& [key, curve] : collectives_) ranks.insert(key.second);
+  return {ranks.begin(), ranks.end()};
+}
+
 double ProfileTable::TransferUs(LinkClass link, double mib) const {
   const Curve& curve = links_[static_cast<int>(link)];
   if (mib <= 0 || curve.empty()) return 0;

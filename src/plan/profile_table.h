@@ -84,6 +84,8 @@ class ProfileTable {
 
   // `mib`: the message of one device. No such table at all: kUnknownCollectiveUs, estimated. O(log sizes).
   CollectivePrice Collective(profile::CollectiveKind kind, int32_t ranks, double mib) const;
+  // The numbers of devices for which collectives were measured, ascending.
+  std::vector<int32_t> CollectiveRanks() const;
   // One transfer between stages. With interpolate_collectives: log-linear between measured sizes. Without: as the published
   // planner prices it, by the bandwidth at about half the size (docs/plan.md). Links between nodes that were not measured are
   // like those within. 0 for nothing to send, and if !has_links().
