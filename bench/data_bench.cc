@@ -13,7 +13,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
-#include "data/augment.h"
+#include "cli/loader_bench.h"
 #include "data/batch_loader.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
@@ -21,26 +21,8 @@
 namespace tidepool::data {
 namespace {
 
-constexpr int kWidth = 500, kHeight = 375, kQuality = 85, kFiles = 32;
+constexpr int kQuality = 85, kFiles = 32;
 constexpr const char* kPeerSeconds = "1.5";
-
-// Pictures with detail at several scales, of about the size in bytes of photographs of these dimensions.
-std::string Picture(uint64_t seed) {
-  std::vector<uint8_t> rgb(size_t{3} * kWidth * kHeight);
-  size_t at = 0;
-  for (int y = 0; y < kHeight; ++y) {
-    for (int x = 0; x < kWidth; ++x) {
-      int value = 0;
-      for (const int scale : {4, 16, 64}) {
-        value += static_cast<int>(RandomBits(seed, static_cast<uint64_t>(x / scale) * 1000 + static_cast<uint64_t>(y / scale), scale) % 85);
-      }
-      for (int c = 0; c < 3; ++c) rgb[at++] = static_cast<uint8_t>(std::min(255, value * (c + 3) / 5));
-    }
-  }
-  auto jpeg = EncodeJpeg(rgb, kWidth, kHeight, kQuality);
-  TIDEPOOL_CHECK(jpeg.ok(), "{}", ToString(jpeg.status()));
-  return *jpeg;
-}
 
 // An ImageFolder of one class, removed at the end of the program.
 struct Files {
@@ -50,7 +32,7 @@ struct Files {
   Files() {
     std::filesystem::create_directories(root / "class");
     for (int i = 0; i < kFiles; ++i) {
-      content.push_back(Picture(static_cast<uint64_t>(i)));
+      content.push_back(cli::BenchPicture(static_cast<uint64_t>(i), kQuality));
       bytes += static_cast<int64_t>(content.back().size());
       const Status written = WriteFileAtomically((root / "class" / fmt::format("{:03}.jpg", i)).string(), content.back());
       TIDEPOOL_CHECK(written.ok(), "{}", ToString(written));
@@ -99,8 +81,8 @@ void DecodeAndAugment(benchmark::State& state) {
 }
 BENCHMARK(DecodeAndAugment)->ArgName("size")->Arg(64)->Arg(224);
 
-// The loader with one thread: batches of 32, in memory that is too large for the caches. An iteration is one sample; the CPU time is that of all
-// threads.
+// The loader with one thread: batches of 32, in memory that is too large for the caches. An iteration is one sample; the CPU time
+// is that of all threads.
 void Load(benchmark::State& state) {
   const auto dataset = OpenImageFolder({.root = TheFiles().root.string(), .image_size = static_cast<int>(state.range(0))});
   TIDEPOOL_CHECK(dataset.ok(), "{}", ToString(dataset.status()));
@@ -121,8 +103,9 @@ void Peer(benchmark::State& state, const char* step) {
   static std::map<int64_t, nlohmann::json> measured;
   nlohmann::json& result = measured[state.range(0)];
   if (result.is_null()) {
-    const std::string command = fmt::format("/usr/bin/python3 {}/bench/jpeg_pipeline.py {} {} {} 2>/dev/null", TIDEPOOL_SOURCE_DIR,
-                                            (TheFiles().root / "class").string(), state.range(0), kPeerSeconds);
+    const std::string command =
+        fmt::format("/usr/bin/python3 {}/bench/jpeg_pipeline.py {} {} {} 2>/dev/null", TIDEPOOL_SOURCE_DIR,
+                    (TheFiles().root / "class").string(), state.range(0), kPeerSeconds);
     std::string output;
     if (std::FILE* pipe = ::popen(command.c_str(), "r")) {
       char buffer[512];

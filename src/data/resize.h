@@ -34,7 +34,7 @@ class CropResizer : public RowSink {
   PixelRect needed() const { return needed_; }
 
   void Begin(const PixelRect& part) override;
-  uint8_t* Row(int y) override { return ring_.data() + size_t(y % ring_rows_) * stride_; }
+  uint8_t* Row(int y) override { return ring_.data() + size_t(y & ring_mask_) * stride_; }
   void Done(int end) override;
 
  private:
@@ -49,7 +49,7 @@ class CropResizer : public RowSink {
   int level_ = 0;                // of instructions
   int left_ = 0, last_row_ = 0;  // of the part that comes
   int next_ = 0;                 // the next row of the output
-  int ring_rows_ = 1;
+  int ring_mask_ = 0;            // rows of the ring, less one
   size_t stride_ = 0;
   std::vector<uint8_t> ring_;
   std::vector<int16_t> blended_;
