@@ -1,11 +1,12 @@
-// What a cache keeps, as pure bookkeeping: no threads, no I/O, no clock, no bytes. The real cache (cache.h) and the experiments in
-// virtual time decide with these same classes.
+// What a cache keeps, as pure bookkeeping: no threads, no I/O, no clock, no bytes. The real cache (cache.h) and the experiments
+// in virtual time decide with these same classes.
 //
 // Items are numbered 0 ... items - 1 (the records of a data set, or its groups). Everything is O(1) and, once a policy is made,
 // allocates nothing. The sum of the bytes of what is kept never exceeds the budget, not by a byte.
 //
 //   none        keeps nothing
-//   minio       keeps what it took first and never replaces it (Mohan et al., Analyzing and Mitigating Data Stalls in DNN Training,
+//   minio       keeps what it took first and never replaces it (Mohan et al., Analyzing and Mitigating Data Stalls in DNN
+//   Training,
 //               VLDB 2021). With epochs that visit every item once, the share of hits is the share that fits: c
 //   lru         replaces what was used longest ago. Hits in the same case: c + (1 - c) ln(1 - c)
 //   fifo        replaces what came in first
@@ -52,13 +53,13 @@ struct CachePolicyOptions {
 
 struct CacheAccess {
   bool hit = false;
-  bool admitted = false;              // it was not there and is now
-  std::span<const int64_t> evicted;   // what went for it; valid until the next call
+  bool admitted = false;             // it was not there and is now
+  std::span<const int64_t> evicted;  // what went for it; valid until the next call
 };
 
 struct CacheCounts {
-  int64_t hits = 0, misses = 0;        // Touch
-  int64_t admitted = 0, refused = 0;   // Insert
+  int64_t hits = 0, misses = 0;       // Touch
+  int64_t admitted = 0, refused = 0;  // Insert
   int64_t evicted = 0;
 };
 

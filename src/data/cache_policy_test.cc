@@ -50,7 +50,8 @@ constexpr double kPoint = 0.01;
 TEST(CachePolicy, MinioHitsTheShareThatFits) {
   for (const double share : kShares) {
     EXPECT_NEAR(HitShare({.kind = CacheKind::kMinio}, share), share, 1e-9);
-    EXPECT_NEAR(HitShare({.kind = CacheKind::kMinio, .admission = MinioAdmission::kSeededHash, .seed = 3}, share), share, 2 * kPoint);
+    EXPECT_NEAR(HitShare({.kind = CacheKind::kMinio, .admission = MinioAdmission::kSeededHash, .seed = 3}, share), share,
+                2 * kPoint);
   }
 }
 
@@ -91,7 +92,8 @@ TEST(CachePolicy, NoneHitsNothing) {
 TEST(CachePolicy, MinioNeverEvictsAndKeepsWhatItTookFirst) {
   std::mt19937_64 random(1);
   for (const MinioAdmission admission : {MinioAdmission::kUntilFull, MinioAdmission::kSeededHash}) {
-    auto policy = Make({.kind = CacheKind::kMinio, .budget_bytes = 50'000, .items = 500, .admission = admission, .total_bytes = 90'000});
+    auto policy =
+        Make({.kind = CacheKind::kMinio, .budget_bytes = 50'000, .items = 500, .admission = admission, .total_bytes = 90'000});
     std::set<int64_t> kept;
     for (int i = 0; i < 100'000; ++i) {
       const auto id = static_cast<int64_t>(random() % 500);
@@ -181,8 +183,8 @@ TEST(CachePolicy, LruAndFifoDecideAsPlainListsDoWithItemsOfAllSizes) {
 }
 
 TEST(CachePolicy, EveryPolicyKeepsItsAccounts) {
-  for (const CacheKind kind : {CacheKind::kNone, CacheKind::kPageCache, CacheKind::kMinio, CacheKind::kLru, CacheKind::kFifo,
-                               CacheKind::kTwoList}) {
+  for (const CacheKind kind :
+       {CacheKind::kNone, CacheKind::kPageCache, CacheKind::kMinio, CacheKind::kLru, CacheKind::kFifo, CacheKind::kTwoList}) {
     auto policy = Make({.kind = kind, .budget_bytes = 40'000, .items = 64});
     std::map<int64_t, int64_t> kept;
     std::mt19937_64 random(3);
