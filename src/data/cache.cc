@@ -81,16 +81,24 @@ Cache::Plan Cache::Begin(int64_t record) const {
   return {.flight = flight, .step = Plan::Step::kRead};
 }
 
-StatusOr<RecordView> Cache::Read(int64_t record) const {
+StatusOr<RecordView> Cache::ReadAndTell(int64_t record, CacheOutcome* outcome) const {
+  *outcome = CacheOutcome::kFailed;
   TIDEPOOL_RETURN_IF_ERROR(CheckIndex(record));
   Plan plan = Begin(record);
   if (plan.step == Plan::Step::kRead) {
     hints_.Take(record);  // this read is the one that the source was told of
-    return Finish(record, plan.flight.get(), base().Read(record));
+    StatusOr<RecordView> read = Finish(record, plan.flight.get(), base().Read(record));
+    if (read.ok()) *outcome = CacheOutcome::kMiss;
+    return read;
   }
   if (hints_.Take(record)) base().WontNeed(record);
-  if (plan.step == Plan::Step::kJoin) return Join(record, plan.flight);
+  if (plan.step == Plan::Step::kJoin) {
+    StatusOr<RecordView> joined = Join(record, plan.flight);
+    if (joined.ok()) *outcome = CacheOutcome::kJoined;
+    return joined;
+  }
   NoteUse(record);
+  *outcome = CacheOutcome::kHit;
   return std::move(plan.view);
 }
 

@@ -62,6 +62,9 @@ struct CacheStats {
   double hit_share() const { return reads() == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(reads()); }
 };
 
+// How a Read of a cache ended.
+enum class CacheOutcome : uint8_t { kHit, kMiss, kJoined, kFailed };
+
 // Thread-safe.
 class Cache : public RecordSourceWrapper {
  public:
@@ -70,7 +73,11 @@ class Cache : public RecordSourceWrapper {
   ~Cache() override;
 
   // Also: DEADLINE_EXCEEDED if another thread reads the record and is not done within wait_limit.
-  StatusOr<RecordView> Read(int64_t record) const override;
+  StatusOr<RecordView> Read(int64_t record) const override {
+    CacheOutcome ignored;
+    return ReadAndTell(record, &ignored);
+  }
+  StatusOr<RecordView> ReadAndTell(int64_t record, CacheOutcome* outcome) const;
   // From the cache if all records of the group are there, else with one ReadGroup of the source, of which the cache takes what
   // its policy admits. Each record counts as one Read.
   Status ReadGroup(int64_t record, std::vector<RecordView>* views) const override;
