@@ -8,6 +8,7 @@ void AddAllVerbs(VerbList* verbs) {
   AddTrainVerbs(verbs);
   AddModelVerbs(verbs);
   AddDataVerbs(verbs);
+  AddProfileVerbs(verbs);
   AddBenchVerbs(verbs);
   AddToolVerbs(verbs);
 }

@@ -57,6 +57,7 @@ using VerbList = std::vector<std::unique_ptr<Verb>>;
 void AddAllVerbs(VerbList* verbs);
 // One function per file of verbs, each appending its own.
 void AddModelVerbs(VerbList* verbs);  // model create|import|list|show|check
+void AddProfileVerbs(VerbList* verbs);  // profile, profile list|show|check|diff|import|copy
 void AddNodeVerbs(VerbList* verbs);   // up, serve, status, ps, load, unload, infer
 void AddTrainVerbs(VerbList* verbs);  // train
 void AddBenchVerbs(VerbList* verbs);  // bench serve
