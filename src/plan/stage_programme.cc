@@ -386,7 +386,7 @@ std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, doub
     }
     break;
   }
-  if (!(best.objective_us * kSlack <= bound_us)) return std::nullopt;
+  if (best.stages.empty() || best.objective_us * kSlack > bound_us) return std::nullopt;
   return best;
 }
 
