@@ -69,6 +69,7 @@ class Simulation {
 
   // Ids count from 0. At one time, the events of a lower id run first.
   ActorId AddActor(std::string name);
+  void Rename(ActorId actor, std::string name) { actors_[actor] = std::move(name); }
   const std::string& NameOf(ActorId actor) const;
 
   // `work` is a callable without arguments; up to kInlineBytes of captures are stored without allocating. `kind` goes into the
