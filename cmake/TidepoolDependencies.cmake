@@ -24,6 +24,11 @@ elseif(TIDEPOOL_TORCH)
 endif()
 
 find_package(libjpeg-turbo REQUIRED)
+find_library(TIDEPOOL_XXHASH NAMES xxhash REQUIRED)
+find_library(TIDEPOOL_URING NAMES uring)
+if(NOT TIDEPOOL_URING)
+  message(STATUS "liburing was not found: files are read with pread")
+endif()
 
 if(TIDEPOOL_BUILD STREQUAL "full")
   find_package(Protobuf REQUIRED)

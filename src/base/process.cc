@@ -210,4 +210,15 @@ std::string ExecutableDirectory() {
   return std::string(text.substr(0, text.rfind('/')));
 }
 
+std::map<std::string, std::string> ArithmeticEnvironment(int threads) {
+  // OpenBLAS has threads of its own, which spin for 2^timeout cycles after each product before they sleep.
+  std::map<std::string, std::string> environment = {
+      {"OMP_WAIT_POLICY", "passive"}, {"GOMP_SPINCOUNT", "0"}, {"OPENBLAS_THREAD_TIMEOUT", "4"}};
+  if (threads > 0) {
+    environment["OMP_NUM_THREADS"] = std::to_string(threads);
+    environment["OPENBLAS_NUM_THREADS"] = std::to_string(threads);
+  }
+  return environment;
+}
+
 }  // namespace tidepool

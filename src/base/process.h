@@ -57,6 +57,10 @@ class ChildProcess {
   ExitStatus exit_;
 };
 
+// The environment of a child that computes on `threads` threads (0: all cores) beside others: its idle threads sleep instead of
+// spinning on cores that somebody else needs.
+std::map<std::string, std::string> ArithmeticEnvironment(int threads);
+
 // The directory of the running executable: where its sibling binaries are.
 std::string ExecutableDirectory();
 

@@ -7,6 +7,8 @@ void AddAllVerbs(VerbList* verbs) {
   AddNodeVerbs(verbs);
   AddTrainVerbs(verbs);
   AddModelVerbs(verbs);
+  AddDataVerbs(verbs);
+  AddProfileVerbs(verbs);
   AddBenchVerbs(verbs);
   AddToolVerbs(verbs);
 }

@@ -22,15 +22,14 @@ constexpr int kQuality = 88;
 const std::vector<std::pair<std::string, std::string>>& ModelSpecs() {
   static const auto* const kSpecs = new std::vector<std::pair<std::string, std::string>>{
       {"resnet18-a", "resnet18:classes=100,image=64"},
-      {"bert-tiny", "bert:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
-      {"resnet18-b", "resnet18:classes=100,image=64"},
-      {"gpt2-tiny", "gpt2:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
-      {"resnet34-a", "resnet34:classes=100,image=64"},
-      {"bert-small", "bert:layers=6,width=384,heads=6,vocab=8192,context=64,sequence=32"},
-      {"resnet18-c", "resnet18:classes=10,image=64"},
-      {"gpt2-small", "gpt2:layers=6,width=384,heads=6,vocab=8192,context=64,sequence=32"},
-      {"resnet34-b", "resnet34:classes=10,image=64"},
-      {"resnet50-a", "resnet50:classes=100,image=64"},
+      {"bert-a", "bert:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
+      {"resnet34-narrow", "resnet34:classes=100,image=64,width=32"},
+      {"gpt2-a", "gpt2:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
+      {"resnet50-narrow", "resnet50:classes=100,image=64,width=32"},
+      {"bert-b", "bert:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
+      {"resnet18-narrow", "resnet18:classes=100,image=64,width=32"},
+      {"gpt2-b", "gpt2:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
+      {"resnet34-b", "resnet34:classes=10,image=64,width=32"},
   };
   return *kSpecs;
 }
@@ -83,6 +82,9 @@ StatusOr<DemoData> MakeDemoData(const DemoDataOptions& options) {
   std::string recipe = fmt::format("seed {}\n", options.seed);
   for (const auto& [name, spec] : ModelSpecs()) recipe += name + " " + spec + "\n";
   const bool models_made = MadeBy(data.repository, recipe);
+  // Models of an older recipe would be served too.
+  std::error_code ignored;
+  if (!models_made) fs::remove_all(data.repository, ignored);
   TIDEPOOL_RETURN_IF_ERROR(MakeDirectories(data.repository));
   uint64_t seed = options.seed;
   for (const auto& [name, spec] : ModelSpecs()) {

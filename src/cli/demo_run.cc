@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
 
 #include "api/api.h"
 #include "base/units.h"
@@ -13,6 +14,12 @@ namespace {
 constexpr absl::Duration kTrainStartLimit = absl::Seconds(120);
 constexpr absl::Duration kStepAfterLoadLimit = absl::Seconds(10);
 constexpr double kSloFactor = 4;
+// Short, so that memory goes back to training within one calm. With a fixed split nobody could use what an idle model gives up.
+constexpr absl::Duration kIdleEviction = absl::Seconds(1), kNoEviction = absl::Hours(1);
+
+// Serving and training get half of the cores each: an operator that is split over all of them waits for threads that the other
+// one has pushed aside.
+int HalfOfTheCores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2); }
 
 cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mode, double static_train_fraction) {
   cluster::NodeOptions options;
@@ -20,11 +27,12 @@ cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mo
   if (mode == serve::Mode::kStatic) options.static_train_fraction = static_train_fraction;
   options.server.repository = settings.data.repository;
   options.server.worker_binary = settings.worker_binary;
-  options.server.worker_threads = settings.worker_threads;
+  options.server.worker_threads = settings.worker_threads > 0 ? settings.worker_threads : HalfOfTheCores();
   options.server.mode = mode;
   options.server.slo_factor = kSloFactor;
+  options.server.idle_eviction = mode == serve::Mode::kStatic ? kNoEviction : kIdleEviction;
   options.train.name = "train";
-  options.train.model = fmt::format("resnet18:classes={},image=64", settings.data.classes);
+  options.train.model = TrainedModel(settings);
   options.train.data = "imagefolder:" + settings.data.train_folder;
   options.train.evaluation_data = "imagefolder:" + settings.data.evaluation_folder;
   options.train.global_batch = settings.global_batch;
@@ -34,7 +42,7 @@ cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mo
   options.train.learning_rate = settings.learning_rate;
   options.train.optimizer = "adamw";
   options.train.seed = settings.seed;
-  options.train.threads = settings.train_threads;
+  options.train.threads = settings.train_threads > 0 ? settings.train_threads : HalfOfTheCores();
   return options;
 }
 
@@ -77,7 +85,8 @@ Status AwaitStep(cluster::Node* node, absl::Time since, absl::Duration limit, co
     const cluster::TrainStatus status = node->training();
     if (status.latest.event == "step" && status.latest.time >= since) return {};
     if (status.state == cluster::TrainState::kFailed || status.state == cluster::TrainState::kFinished) {
-      return status.last_error.ok() ? FailedPrecondition("training ended before the load began") : Annotate(status.last_error, "training failed");
+      return status.last_error.ok() ? FailedPrecondition("training ended before the load began")
+                                    : Annotate(status.last_error, "training failed");
     }
     if (clock->Now() >= deadline) return DeadlineExceeded("training made no step within {}", tidepool::FormatDuration(limit));
     if (context.wait_for_stop(clock->Now() + absl::Milliseconds(50))) return Cancelled("stopped while waiting for training");
@@ -85,8 +94,12 @@ Status AwaitStep(cluster::Node* node, absl::Time since, absl::Duration limit, co
 }
 
 DemoProgress ProgressOf(cluster::Node* node, serve::Mode mode, const api::LoadProgress& load) {
-  DemoProgress progress{.mode = mode, .elapsed = load.elapsed, .length = load.length, .requests_per_s = load.last_rate,
-                        .p99_ms = absl::ToDoubleMilliseconds(load.last_p99), .errors = load.errors + load.dropped};
+  DemoProgress progress{.mode = mode,
+                        .elapsed = load.elapsed,
+                        .length = load.length,
+                        .requests_per_s = load.last_rate,
+                        .p99_ms = absl::ToDoubleMilliseconds(load.last_p99),
+                        .errors = load.errors + load.dropped};
   const int64_t answered = load.succeeded + load.errors + load.dropped;
   progress.slo_attainment = answered > 0 ? static_cast<double>(load.within_slo) / static_cast<double>(answered) : 1;
   const train::TrainProgress train = node->training().latest;
@@ -103,18 +116,26 @@ DemoProgress ProgressOf(cluster::Node* node, serve::Mode mode, const api::LoadPr
 
 }  // namespace
 
+std::string TrainedModel(const DemoSettings& settings) {
+  // Deep and narrow: its state is small, and what a micro-batch keeps for its backward pass is many times as large.
+  return fmt::format("resnet101:width=16,classes={},image=64", settings.data.classes);
+}
+
 StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double static_train_fraction, DemoPlan* plan,
                           const VerbContext& context, const std::function<void(const std::string&)>& say,
                           const std::function<void(const DemoProgress&)>& show) {
   DemoRun run{.mode = mode, .static_train_fraction = mode == serve::Mode::kStatic ? static_train_fraction : 0};
   TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<cluster::Node> node,
                             cluster::Node::Start(NodeOptionsFor(settings, mode, static_train_fraction)));
-  TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<api::Api> front,
-                            api::Api::Start(&node->server(), &node->broker(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
+  TIDEPOOL_ASSIGN_OR_RETURN(
+      const std::unique_ptr<api::Api> front,
+      api::Api::Start(&node->server(), &node->broker(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
   if (!plan->made) {
     TIDEPOOL_RETURN_IF_ERROR(MakePlan(settings, node.get(), plan));
-    say(fmt::format("solo latencies: {} on average by share of load; bursts of {:.0f} requests/s ask for {:.0f} % of the device, calm is {:.0f}/s",
-                    tidepool::FormatDuration(plan->mean_service), plan->load.burst_rate, settings.burst_load * 100, plan->load.rate));
+    say(fmt::format(
+        "solo latencies: {} on average by share of load; bursts of {:.0f} requests/s ask for {:.0f} % of the device, calm is "
+        "{:.0f}/s",
+        tidepool::FormatDuration(plan->mean_service), plan->load.burst_rate, settings.burst_load * 100, plan->load.rate));
   }
   TIDEPOOL_RETURN_IF_ERROR(node->StartTraining());
   // The load begins when training is under way; start-up and first evaluation are no part of the comparison.
@@ -143,8 +164,10 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
   if (context.stopped()) return Cancelled("stopped by the user");
   run.start = run.load.start;
   run.end = run.load.start + std::max(run.load.elapsed, load.length);
-  // One more report of the trainer tells how many samples belong to the load's last second. In task-switch mode it may have been paused.
-  if (const Status status = AwaitStep(node.get(), run.end, kStepAfterLoadLimit, context); absl::IsCancelled(status)) return status;
+  // One more report of the trainer tells how many samples belong to the load's last second. In task-switch mode it may have been
+  // paused.
+  if (const Status status = AwaitStep(node.get(), run.end, kStepAfterLoadLimit, context); absl::IsCancelled(status))
+    return status;
   const pool::PoolStats pool = node->broker().Stats();
   run.models = node->server().Models();
   run.training = node->training();

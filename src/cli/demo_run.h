@@ -1,13 +1,13 @@
 // One run of the demo in one mode: node, trainer, load over gRPC, and what came of it.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "api/load/load.h"
 #include "cli/demo_data.h"
@@ -18,15 +18,15 @@ namespace tidepool::cli {
 
 struct DemoSettings {
   DemoData data;
-  int64_t capacity_bytes = int64_t{400} << 20;
+  int64_t capacity_bytes = int64_t{160} << 20;
   absl::Duration length = absl::Seconds(45);  // of the load
   uint64_t seed = 1;
-  int64_t global_batch = 32, max_micro_batch = 32, evaluation_steps = 16;
-  double learning_rate = 0.0005;
-  int worker_threads = 0, train_threads = 0;  // 0: all cores
-  double burst_load = 0.4, calm_load = 0.06;  // of the device, by solo latencies
-  double zipf = 1.2;                          // exponent of the models' shares, in the order of data.models
-  std::string worker_binary;                  // empty: beside this program
+  int64_t global_batch = 64, max_micro_batch = 32, evaluation_steps = 16;
+  double learning_rate = 0.002;
+  int worker_threads = 0, train_threads = 0;   // 0: half of the cores
+  double burst_load = 0.35, calm_load = 0.04;  // of the device, by solo latencies
+  double zipf = 1.2;                           // exponent of the models' shares, in the order of data.models
+  std::string worker_binary;                   // empty: beside this program
 };
 
 // The load that every mode gets: made from the first run's solo latencies and kept.
@@ -65,9 +65,12 @@ struct DemoRun {
   api::LoadResult load;
   cluster::TimelineData timeline;
   std::vector<serve::ModelStatus> models;
-  absl::Time start, end;             // of the load
+  absl::Time start, end;  // of the load
   cluster::TrainStatus training;
 };
+
+// The network that is trained.
+std::string TrainedModel(const DemoSettings& settings);
 
 // What the live display shows.
 struct DemoProgress {
@@ -79,12 +82,12 @@ struct DemoProgress {
   double loss = 0;
 };
 
-// The parts of a handover in the order in which they happen, in milliseconds; they add up to its total. The last one is what no part
-// explains: bookkeeping and waiting for the broker's thread.
+// The parts of a handover in the order in which they happen, in milliseconds; they add up to its total. The last one is what no
+// part explains: bookkeeping and waiting for the broker's thread.
 std::vector<std::pair<std::string, double>> HandoverParts(const pool::HandoverRecord& record);
 
-// Starts node, API and trainer, waits until training makes steps, drives the load, and stops everything. `plan` is made if it is empty.
-// CANCELLED if the user asked for a stop.
+// Starts node, API and trainer, waits until training makes steps, drives the load, and stops everything. `plan` is made if it is
+// empty. CANCELLED if the user asked for a stop.
 StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double static_train_fraction, DemoPlan* plan,
                           const VerbContext& context, const std::function<void(const std::string&)>& say,
                           const std::function<void(const DemoProgress&)>& show);

@@ -19,22 +19,26 @@ namespace tidepool::cli {
 namespace {
 
 // Parts of the device that a static split gives to training; each is tried for a short time and the best one runs in full.
-constexpr double kStaticSplits[] = {0.6, 0.7, 0.8};
+constexpr double kStaticSplits[] = {0.42, 0.5, 0.58, 0.66};
 constexpr absl::Duration kShortestPilot = absl::Seconds(6);
 
 std::string MemoryBar(const DemoProgress& progress, int width) {
   if (progress.total_pages <= 0) return {};
-  const auto cells = [&](int64_t pages) { return static_cast<int>(std::lround(static_cast<double>(pages * width) / static_cast<double>(progress.total_pages))); };
+  const auto cells = [&](int64_t pages) {
+    return static_cast<int>(std::lround(static_cast<double>(pages * width) / static_cast<double>(progress.total_pages)));
+  };
   const int train = std::min(width, cells(progress.train_pages)), models = std::min(width - train, cells(progress.model_pages));
   return std::string(static_cast<size_t>(train), '#') + std::string(static_cast<size_t>(models), '+') +
          std::string(static_cast<size_t>(width - train - models), '.');
 }
 
 std::string ProgressLine(const DemoProgress& progress) {
-  return fmt::format("{:<11} {:>3.0f}/{:.0f} s  {:>5.0f} req/s  p99 {:>6.1f} ms  SLO {:>5.1f} %  train {:>5.1f} /s  micro-batch {:>3}  loss {:>5.2f}  [{}]{}",
-                     serve::Name(progress.mode), absl::ToDoubleSeconds(progress.elapsed), absl::ToDoubleSeconds(progress.length), progress.requests_per_s,
-                     progress.p99_ms, progress.slo_attainment * 100, progress.samples_per_s, progress.micro_batch, progress.loss, MemoryBar(progress, 32),
-                     progress.errors > 0 ? fmt::format("  {} errors", progress.errors) : "");
+  return fmt::format(
+      "{:<11} {:>3.0f}/{:.0f} s  {:>5.0f} req/s  p99 {:>6.1f} ms  SLO {:>5.1f} %  train {:>5.1f} /s  micro-batch {:>3}  loss "
+      "{:>5.2f}  [{}]{}",
+      serve::Name(progress.mode), absl::ToDoubleSeconds(progress.elapsed), absl::ToDoubleSeconds(progress.length),
+      progress.requests_per_s, progress.p99_ms, progress.slo_attainment * 100, progress.samples_per_s, progress.micro_batch,
+      progress.loss, MemoryBar(progress, 32), progress.errors > 0 ? fmt::format("  {} errors", progress.errors) : "");
 }
 
 std::string DefaultFolder() {
@@ -65,9 +69,12 @@ class DataFolder {
 class DemoVerb : public Verb {
  public:
   std::string path() const override { return "demo"; }
-  std::string summary() const override { return "Serve bursts of requests and train in the rest of one device, and show what it costs"; }
+  std::string summary() const override {
+    return "Serve bursts of requests and train in the rest of one device, and show what it costs";
+  }
   std::string details() const override {
-    return "Makes ten models and a folder of JPEG pictures, starts a node with one training job, drives a bursty load over gRPC,\n"
+    return "Makes ten models and a folder of JPEG pictures, starts a node with one training job, drives a bursty load over "
+           "gRPC,\n"
            "and ends with a table. In the memory bar '#' is training, '+' are models and '.' is free.\n"
            "  tidepool demo --seconds 30 --report out --keep\n"
            "  tidepool demo --compare --json -";
@@ -75,33 +82,46 @@ class DemoVerb : public Verb {
   void Register(OptionTable* table) override {
     table->Add({.key = "demo.seconds", .help = "Length of the load, in seconds"}, &seconds_);
     table->Add({.key = "demo.compare", .help = "Run the modes static and task-switch on the same load beside it"}, &compare_);
-    table->Add({.key = "demo.report", .help = "Folder for report.html, demo.json and trace.json; default: ~/.cache/tidepool/demo", .metavar = "DIR"}, &report_);
+    table->Add({.key = "demo.report",
+                .help = "Folder for report.html, demo.json and trace.json; default: ~/.cache/tidepool/demo",
+                .metavar = "DIR"},
+               &report_);
     table->Add({.key = "demo.json", .help = "Write the figures here too; - is stdout", .metavar = "FILE"}, &json_);
-    table->AddCustom({.key = "demo.mode", .help = "colocate, static or task-switch", .metavar = "MODE"}, "string",
-                     [this](std::string_view text) -> Status {
-                       TIDEPOOL_ASSIGN_OR_RETURN(mode_, serve::ParseMode(text));
-                       return {};
-                     },
-                     [this] { return std::string(serve::Name(mode_)); });
+    table->AddCustom(
+        {.key = "demo.mode", .help = "colocate, static or task-switch", .metavar = "MODE"}, "string",
+        [this](std::string_view text) -> Status {
+          TIDEPOOL_ASSIGN_OR_RETURN(mode_, serve::ParseMode(text));
+          return {};
+        },
+        [this] { return std::string(serve::Name(mode_)); });
     table->Add({.key = "demo.keep", .help = "Keep models and pictures in DIR/data for the next run"}, &keep_);
     table->Add({.key = "demo.seed", .help = "Seed of weights, pictures, training and load"}, &settings_.seed);
     table->Add({.key = "demo.capacity", .help = "Memory of the device"}, BytesField{&settings_.capacity_bytes});
-    table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: all cores", .advanced = true}, &settings_.worker_threads);
-    table->Add({.key = "demo.train_threads", .help = "Threads of the trainer; 0: all cores", .advanced = true}, &settings_.train_threads);
-    table->Add({.key = "demo.micro_batch", .help = "Largest micro-batch of training", .advanced = true}, &settings_.max_micro_batch);
+    table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: all cores", .advanced = true},
+               &settings_.worker_threads);
+    table->Add({.key = "demo.train_threads", .help = "Threads of the trainer; 0: all cores", .advanced = true},
+               &settings_.train_threads);
+    table->Add({.key = "demo.micro_batch", .help = "Largest micro-batch of training", .advanced = true},
+               &settings_.max_micro_batch);
     table->Add({.key = "demo.global_batch", .help = "Samples per optimizer step", .advanced = true}, &settings_.global_batch);
     table->Add({.key = "demo.learning_rate", .help = "Learning rate of training", .advanced = true}, &settings_.learning_rate);
-    table->Add({.key = "demo.burst_load", .help = "Part of the device that a burst asks for", .advanced = true}, &settings_.burst_load);
-    table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true}, &settings_.calm_load);
+    table->Add({.key = "demo.burst_load", .help = "Part of the device that a burst asks for", .advanced = true},
+               &settings_.burst_load);
+    table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true},
+               &settings_.calm_load);
     table->Add({.key = "demo.zipf", .help = "Exponent of the models' shares of the load", .advanced = true}, &settings_.zipf);
-    table->Add({.key = "demo.static_fraction", .help = "Mode static: training's part of the device; 0: found by trying", .advanced = true}, &static_fraction_);
+    table->Add({.key = "demo.static_fraction",
+                .help = "Mode static: training's part of the device; 0: found by trying",
+                .advanced = true},
+               &static_fraction_);
   }
   Status Run(const VerbContext& context) override;
 
  private:
   Status Validate() const;
   Status Prepare(DemoResult* result, std::string* folder);
-  StatusOr<DemoRun> RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length, const VerbContext& context);
+  StatusOr<DemoRun> RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length,
+                           const VerbContext& context, bool quickened = false);
   StatusOr<double> FindStaticSplit(DemoResult* result, const VerbContext& context);
   Status WriteOutputs(const DemoResult& result, const std::string& folder, const VerbContext& context);
   static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
@@ -123,13 +143,17 @@ class DemoVerb : public Verb {
 Status DemoVerb::Validate() const {
   std::vector<std::string> faults;
   if (!(seconds_ >= 1 && seconds_ <= 3600)) faults.push_back(fmt::format("--seconds is {}; allowed: 1 to 3600", seconds_));
-  if (settings_.capacity_bytes < 64 * kMiB) faults.push_back(fmt::format("--capacity is {}; allowed: at least 64 MiB", FormatBytes(settings_.capacity_bytes)));
-  if (!(settings_.burst_load > 0 && settings_.burst_load <= 4)) faults.push_back(fmt::format("--burst-load is {}; allowed: above 0, up to 4", settings_.burst_load));
+  if (settings_.capacity_bytes < 64 * kMiB)
+    faults.push_back(fmt::format("--capacity is {}; allowed: at least 64 MiB", FormatBytes(settings_.capacity_bytes)));
+  if (!(settings_.burst_load > 0 && settings_.burst_load <= 4))
+    faults.push_back(fmt::format("--burst-load is {}; allowed: above 0, up to 4", settings_.burst_load));
   if (!(settings_.calm_load > 0 && settings_.calm_load <= settings_.burst_load)) {
     faults.push_back(fmt::format("--calm-load is {}; allowed: above 0, up to --burst-load", settings_.calm_load));
   }
-  if (!(settings_.zipf >= 0 && settings_.zipf <= 5)) faults.push_back(fmt::format("--zipf is {}; allowed: 0 to 5", settings_.zipf));
-  if (!(static_fraction_ >= 0 && static_fraction_ < 1)) faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (found by trying) to below 1", static_fraction_));
+  if (!(settings_.zipf >= 0 && settings_.zipf <= 5))
+    faults.push_back(fmt::format("--zipf is {}; allowed: 0 to 5", settings_.zipf));
+  if (!(static_fraction_ >= 0 && static_fraction_ < 1))
+    faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (found by trying) to below 1", static_fraction_));
   if (faults.empty()) return {};
   return InvalidArgument("{}", JoinText(faults, "\n"));
 }
@@ -145,23 +169,33 @@ Status DemoVerb::Prepare(DemoResult* result, std::string* folder) {
   settings_.length = absl::Seconds(seconds_);
   TIDEPOOL_ASSIGN_OR_RETURN(settings_.data, MakeDemoData({.directory = *folder + "/data", .seed = settings_.seed, .say = Say}));
   // Parameters, two moments, summed and staged gradients, and what one micro-batch keeps for its backward pass.
-  TIDEPOOL_ASSIGN_OR_RETURN(const model::Graph trained, model::BuildGraph(fmt::format("resnet18:classes={},image=64", settings_.data.classes)));
-  result->training_bytes_estimate = 5 * trained.parameter_bytes() + settings_.max_micro_batch * trained.activation_bytes_per_sample();
+  TIDEPOOL_ASSIGN_OR_RETURN(const model::Graph trained, model::BuildGraph(TrainedModel(settings_)));
+  result->training_bytes_estimate =
+      5 * trained.parameter_bytes() + settings_.max_micro_batch * trained.activation_bytes_per_sample();
   result->machine = fmt::format("{} cores", std::thread::hardware_concurrency());
   const int64_t wanted = settings_.data.model_bytes + result->training_bytes_estimate;
-  Say(fmt::format("{} models {} + training {} (estimated) = {} on a device of {}: {:.1f} times its memory", settings_.data.models.size(),
-                  FormatBytes(settings_.data.model_bytes), FormatBytes(result->training_bytes_estimate), FormatBytes(wanted),
-                  FormatBytes(settings_.capacity_bytes), static_cast<double>(wanted) / static_cast<double>(settings_.capacity_bytes)));
+  Say(fmt::format("{} models {} + training {} (estimated) = {} on a device of {}: {:.1f} times its memory",
+                  settings_.data.models.size(), FormatBytes(settings_.data.model_bytes),
+                  FormatBytes(result->training_bytes_estimate), FormatBytes(wanted), FormatBytes(settings_.capacity_bytes),
+                  static_cast<double>(wanted) / static_cast<double>(settings_.capacity_bytes)));
   return {};
 }
 
-StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length, const VerbContext& context) {
+StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length,
+                                   const VerbContext& context, bool quickened) {
   DemoSettings settings = settings_;
   settings.length = length;
   DemoPlan plan = result->plan;
   plan.load.length = length;
+  if (quickened) {
+    // As many bursts as the whole load has, each of them shorter: a part of the load may have none.
+    const double pace = absl::FDivDuration(length, settings_.length);
+    plan.load.calm_length *= pace;
+    plan.load.burst_length *= pace;
+  }
   Say(fmt::format("\n{}: starting node, measuring models, starting training",
-                  mode == serve::Mode::kStatic ? fmt::format("static with {:.0f} % for training", fraction * 100) : std::string(serve::Name(mode))));
+                  mode == serve::Mode::kStatic ? fmt::format("static with {:.0f} % for training", fraction * 100)
+                                               : std::string(serve::Name(mode))));
   const auto show = [&](const DemoProgress& progress) {
     const std::string line = ProgressLine(progress);
     if (context.progress) {
@@ -172,18 +206,25 @@ StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double 
     }
     std::fflush(stderr);
   };
-  auto run = RunDemo(settings, mode, fraction, &plan, context, [this](const std::string& text) { EndLine(); Say(text); }, show);
+  auto run = RunDemo(
+      settings, mode, fraction, &plan, context,
+      [this](const std::string& text) {
+        EndLine();
+        Say(text);
+      },
+      show);
   EndLine();
   if (!result->plan.made && plan.made) result->plan = plan;
   return run;
 }
 
-// Tries each split for a short time. The best is the one that keeps most SLOs; of those within one percent of it, the fastest trainer.
+// Tries each split for a short time. The best is the one that keeps most SLOs; of those within one percent of it, the fastest
+// trainer.
 StatusOr<double> DemoVerb::FindStaticSplit(DemoResult* result, const VerbContext& context) {
   if (static_fraction_ > 0) return static_fraction_;
   const absl::Duration length = std::max(kShortestPilot, absl::Seconds(seconds_ / 3));
   for (const double fraction : kStaticSplits) {
-    auto run = RunOne(result, serve::Mode::kStatic, fraction, length, context);
+    auto run = RunOne(result, serve::Mode::kStatic, fraction, length, context, /*quickened=*/true);
     if (absl::IsCancelled(run.status())) return run.status();
     DemoResult::Pilot pilot{.train_fraction = fraction};
     if (run.ok()) {
@@ -197,12 +238,14 @@ StatusOr<double> DemoVerb::FindStaticSplit(DemoResult* result, const VerbContext
   }
   DemoResult::Pilot* best = nullptr;
   double best_slo = 0;
-  for (const DemoResult::Pilot& pilot : result->pilots) best_slo = std::max(best_slo, pilot.failure.empty() ? pilot.slo_attainment : 0);
+  for (const DemoResult::Pilot& pilot : result->pilots)
+    best_slo = std::max(best_slo, pilot.failure.empty() ? pilot.slo_attainment : 0);
   for (DemoResult::Pilot& pilot : result->pilots) {
     if (!pilot.failure.empty() || pilot.slo_attainment < best_slo - 0.01) continue;
     if (best == nullptr || pilot.samples_per_s > best->samples_per_s) best = &pilot;
   }
-  if (best == nullptr) return FailedPrecondition("no static split works on a device of {}", FormatBytes(settings_.capacity_bytes));
+  if (best == nullptr)
+    return FailedPrecondition("no static split works on a device of {}", FormatBytes(settings_.capacity_bytes));
   best->chosen = true;
   return best->train_fraction;
 }
@@ -216,7 +259,8 @@ Status DemoVerb::WriteOutputs(const DemoResult& result, const std::string& folde
   if (!json_.empty() && json_ != "-") TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(json_, json));
   fmt::print("{}", json_on_stdout ? json : DemoText(result));
   if (json_on_stdout) fmt::print(stderr, "{}", DemoText(result));
-  Say(fmt::format("\nreport {}/report.html, trace {}/trace.json (open it in Perfetto or speedscope), figures {}/demo.json", folder, folder, folder));
+  Say(fmt::format("\nreport {}/report.html, trace {}/trace.json (open it in Perfetto or speedscope), figures {}/demo.json",
+                  folder, folder, folder));
   return {};
 }
 
@@ -253,7 +297,8 @@ Status DemoVerb::Run(const VerbContext& context) {
     for (const auto& [code, text] : result.main.load.overall.example_by_code) codes += " for example: " + text;
     return Unavailable("{} of {} requests failed:{}", result.main.figures.errors, result.main.figures.requests, codes);
   }
-  if (result.main.training.state == cluster::TrainState::kFailed) return Annotate(result.main.training.last_error, "training failed");
+  if (result.main.training.state == cluster::TrainState::kFailed)
+    return Annotate(result.main.training.last_error, "training failed");
   return {};
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/text.h"
 #include "base/units.h"
+#include "cli/print.h"
 #include "cli/verb.h"
 #include "model/families.h"
 #include "model/graph_json.h"
@@ -20,26 +21,6 @@ namespace fs = std::filesystem;
 using model::Graph;
 using model::RepositoryModel;
 using Json = nlohmann::ordered_json;
-
-void PrintJson(const Json& json) { fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace)); }
-
-// Columns padded to their widest cell; `right` names the columns of numbers.
-void PrintTable(const std::vector<std::vector<std::string>>& rows, const std::string& right) {
-  std::vector<size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      const bool to_right = i < right.size() && right[i] == 'r';
-      line += to_right ? fmt::format("{:>{}}  ", row[i], widths[i]) : fmt::format("{:<{}}  ", row[i], widths[i]);
-    }
-    line.resize(line.find_last_not_of(' ') + 1);
-    fmt::print("{}\n", line);
-  }
-}
 
 std::string FamilyHelp() {
   std::string text = "Families, presets and options of a spec (family or preset, ':', option=value, more after commas):\n";

@@ -1,13 +1,11 @@
-// What happens to a decoded picture on its way into a tensor: a crop, a flip, resizing and normalising. All choices come from
-// (key, index) by counting, never from a shared generator, so that they do not depend on threads or on the order of reading; the arithmetic
-// is integer until the last multiply and add, so that every machine makes the same bytes.
+// The choices that are made for a sample on its way into a tensor: a crop, a flip, normalisation (resize.h carries them out). All
+// choices come from (key, index) by counting, never from a shared generator, so that they do not depend on threads or on the
+// order of reading; the arithmetic is integer until the last multiply and add, so that every machine makes the same bytes.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <span>
-
-#include "data/jpeg.h"
 
 namespace tidepool::data {
 
@@ -33,10 +31,5 @@ struct Normalisation {
 };
 // From mean and standard deviation of pixels in 0 ... 1.
 Normalisation MakeNormalisation(std::span<const float> mean, std::span<const float> stddev);
-
-// Resizes `crop` of `image` (decoded at 1/denominator) to `size` x `size` with a triangle filter that covers every source pixel when
-// shrinking, and writes it channel by channel. `output` holds 3 * size * size floats.
-void CropToTensor(const Image& image, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
-                  std::span<float> output);
 
 }  // namespace tidepool::data

@@ -1,9 +1,9 @@
-#include "data/augment.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <set>
+
+#include "data/resize.h"
 
 namespace tidepool::data {
 namespace {
@@ -174,6 +174,48 @@ TEST(CropToTensor, ScalesTheCropWithAReducedDecode) {
   std::vector<float> out(3 * 16 * 16);
   CropToTensor(half, 2, {.x = 16, .y = 16, .width = 32, .height = 32}, 16, kPlain, out);
   for (int x = 0; x < 16; ++x) EXPECT_FLOAT_EQ(out[x], 8.0f * (x + 8));
+}
+
+TEST(CropResizer, GivesTheSameBitsWithEveryKindOfInstructions) {
+  std::vector<float> plain, fast;
+  for (uint64_t i = 0; i < 60; ++i) {
+    const int width = 5 + static_cast<int>(RandomBits(9, i, 0) % 120), height = 5 + static_cast<int>(RandomBits(9, i, 1) % 120);
+    const Image image =
+        Filled(width, height, [&](int x, int y, int c) { return static_cast<int>(RandomBits(i, x * 1000 + y, c) % 256); });
+    const Crop crop = RandomResizedCrop(width, height, 0.05, 4, i);
+    const int size = 1 + static_cast<int>(RandomBits(9, i, 2) % 40);
+    const float mean[] = {0.485f, 0.456f, 0.406f}, stddev[] = {0.229f, 0.224f, 0.225f};
+    plain.assign(3 * size * size, -1);
+    internal::ForceResizeLevel(0);
+    CropToTensor(image, 1, crop, size, MakeNormalisation(mean, stddev), plain);
+    for (const int level : {1, 2}) {
+      fast.assign(3 * size * size, -2);
+      internal::ForceResizeLevel(level);
+      CropToTensor(image, 1, crop, size, MakeNormalisation(mean, stddev), fast);
+      ASSERT_EQ(plain, fast) << "level " << level << " picture " << i << " of " << width << " x " << height << " to " << size;
+    }
+  }
+  internal::ForceResizeLevel(-1);
+}
+
+TEST(CropResizer, GivesTheSameBitsFromThePartThatItNeeds) {
+  for (uint64_t i = 0; i < 60; ++i) {
+    const int width = 20 + static_cast<int>(RandomBits(8, i, 0) % 100), height = 20 + static_cast<int>(RandomBits(8, i, 1) % 100);
+    const auto pixel = [&](int x, int y, int c) { return static_cast<int>(RandomBits(i, x * 1000 + y, c) % 256); };
+    const Crop crop = RandomResizedCrop(2 * width, 2 * height, 0.05, 4, i);
+    const int size = 1 + static_cast<int>(RandomBits(8, i, 2) % 30);
+    std::vector<float> from_whole(3 * size * size), from_part(3 * size * size);
+    CropToTensor(Filled(width, height, pixel), 2, crop, size, kPlain, from_whole);
+    CropResizer resizer;
+    resizer.Plan(width, height, 2, crop, size);
+    const PixelRect part = resizer.needed();
+    ASSERT_GE(part.x, 0);
+    ASSERT_LE(part.x + part.width, width);
+    ASSERT_LE(part.y + part.height, height);
+    const Image image = Filled(part.width, part.height, [&](int x, int y, int c) { return pixel(x + part.x, y + part.y, c); });
+    resizer.Apply(image, part.x, part.y, kPlain, from_part);
+    ASSERT_EQ(from_whole, from_part) << "picture " << i;
+  }
 }
 
 }  // namespace

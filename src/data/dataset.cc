@@ -1,6 +1,6 @@
 #include "data/dataset.h"
 
-#include <filesystem>
+#include "data/containers.h"
 
 namespace tidepool::data {
 
@@ -11,35 +11,22 @@ int64_t TensorSpec::size_bytes() const {
 }
 
 StatusOr<std::unique_ptr<Dataset>> OpenDataset(const std::string& uri, const std::vector<int64_t>& input_shape) {
-  namespace fs = std::filesystem;
   std::vector<int64_t> shape = input_shape;
   if (!shape.empty() && shape.front() < 0) shape.erase(shape.begin());  // the batch
-  std::string kind, path = uri;
-  if (const size_t colon = uri.find(':'); colon != std::string::npos && uri.find('/') > colon) {
-    kind = uri.substr(0, colon);
-    path = uri.substr(colon + 1);
-  } else {
-    std::error_code error;
-    bool has_folder = false;
-    for (fs::directory_iterator entry(uri, error), end; !error && entry != end; entry.increment(error)) {
-      has_folder = has_folder || entry->is_directory(error);
-    }
-    kind = has_folder ? "imagefolder" : "text";
-  }
-  if (kind == "imagefolder") {
-    if (shape.size() != 3 || shape[0] != 3 || shape[1] != shape[2]) {
-      return InvalidArgument("'{}' is an ImageFolder, but the model's input has shape [{}]; allowed: [3, size, size]", uri,
+  TIDEPOOL_ASSIGN_OR_RETURN(const DataUri parsed, ParseDataUri(uri));
+  if (parsed.kind == "text") {
+    if (shape.size() != 1) {
+      return InvalidArgument("'{}' is text, but the model's input has shape [{}]; allowed: [context]", uri,
                              fmt::join(shape, ", "));
     }
-    return OpenImageFolder({.root = path, .image_size = static_cast<int>(shape[1])});
+    return OpenText({.path = parsed.place, .context = static_cast<int>(shape[0])});
   }
-  if (kind == "text") {
-    if (shape.size() != 1) {
-      return InvalidArgument("'{}' is text, but the model's input has shape [{}]; allowed: [context]", uri, fmt::join(shape, ", "));
-    }
-    return OpenText({.path = path, .context = static_cast<int>(shape[0])});
+  if (shape.size() != 3 || shape[0] != 3 || shape[1] != shape[2]) {
+    return InvalidArgument("'{}' holds pictures ({}), but the model's input has shape [{}]; allowed: [3, size, size]", uri,
+                           parsed.kind, fmt::join(shape, ", "));
   }
-  return InvalidArgument("data '{}' is of kind '{}'; allowed: imagefolder:PATH, text:PATH, PATH", uri, kind);
+  TIDEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const RecordSource> source, OpenRecordSource(uri));
+  return OpenImages(std::move(source), {.image_size = static_cast<int>(shape[1])});
 }
 
 }  // namespace tidepool::data

@@ -19,8 +19,8 @@ using ::testing::HasSubstr;
 class DatasetTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    root_ = fs::path(::testing::TempDir()) / fmt::format("tidepool-data-{}-{}", ::getpid(),
-                                                          ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    root_ = fs::path(::testing::TempDir()) /
+            fmt::format("tidepool-data-{}-{}", ::getpid(), ::testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::create_directories(root_);
   }
   void TearDown() override { fs::remove_all(root_); }
@@ -113,9 +113,11 @@ TEST_F(DatasetTest, RefusesWrongIndicesBuffersAndFolders) {
   EXPECT_THAT(MessageOf(dataset->Read(0, {}, small, small)), HasSubstr("buffers of 4 and 4 bytes"));
   EXPECT_THAT(MessageOf(OpenImageFolder({.root = root() + "/a"}).status()), HasSubstr("holds no <class>/<file>.jpg"));
   EXPECT_EQ(OpenImageFolder({.root = root() + "/none"}).status().code(), StatusCode::kNotFound);
-  EXPECT_THAT(MessageOf(OpenImageFolder({.root = root(), .image_size = 0}).status()), HasSubstr("image_size 0; allowed: 1 to 4096"));
+  EXPECT_THAT(MessageOf(OpenImageFolder({.root = root(), .image_size = 0}).status()),
+              HasSubstr("image_size 0; allowed: 1 to 4096"));
   EXPECT_THAT(MessageOf(OpenImageFolder({.root = root(), .min_area = 0}).status()), HasSubstr("min_area 0; allowed"));
-  EXPECT_THAT(MessageOf(OpenImageFolder({.root = root(), .stddev = {1, 0, 1}}).status()), HasSubstr("stddev 0; allowed: above 0"));
+  EXPECT_THAT(MessageOf(OpenImageFolder({.root = root(), .stddev = {1, 0, 1}}).status()),
+              HasSubstr("stddev 0; allowed: above 0"));
 }
 
 TEST_F(DatasetTest, CutsTextIntoWindowsWithTheNextByteAsTarget) {
@@ -144,10 +146,11 @@ TEST_F(DatasetTest, OpensByUriAndGuessesTheKindOfABarePath) {
   EXPECT_EQ(OpenDataset("imagefolder:" + root() + "/pictures", picture_shape).value()->size(), 1);
   EXPECT_EQ(OpenDataset(root() + "/text", text_shape).value()->size(), 7);
   EXPECT_EQ(OpenDataset("text:" + root() + "/text/a.txt", text_shape).value()->size(), 7);
-  EXPECT_THAT(MessageOf(OpenDataset("webdataset:/x", text_shape).status()),
-              HasSubstr("of kind 'webdataset'; allowed: imagefolder:PATH, text:PATH, PATH"));
+  EXPECT_THAT(MessageOf(OpenDataset("lmdb:/x", text_shape).status()),
+              HasSubstr("of kind 'lmdb'; allowed: imagefolder:PATH, webdataset:SHARDS, tfrecord:SHARDS, packed:SHARDS"));
   EXPECT_THAT(MessageOf(OpenDataset("text:" + root() + "/text", picture_shape).status()), HasSubstr("has shape [3, 8, 8]"));
-  EXPECT_THAT(MessageOf(OpenDataset(root() + "/pictures", text_shape).status()), HasSubstr("has shape [4]; allowed: [3, size, size]"));
+  EXPECT_THAT(MessageOf(OpenDataset(root() + "/pictures", text_shape).status()),
+              HasSubstr("has shape [4]; allowed: [3, size, size]"));
   EXPECT_EQ(OpenDataset(root() + "/absent", text_shape).status().code(), StatusCode::kNotFound);
   EXPECT_THAT(MessageOf(OpenText({.path = root() + "/text", .context = 500}).status()), HasSubstr("at least 501 bytes"));
 }

@@ -1,41 +1,162 @@
 #include "data/jpeg.h"
 
+#include <jerror.h>
+#include <jpeglib.h>
 #include <turbojpeg.h>
 
+#include <algorithm>
+#include <atomic>
+#include <csetjmp>
+#include <cstdio>
+#include <cstring>
 #include <memory>
-#include <string_view>
+
+#include "base/units.h"
 
 namespace tidepool::data {
 namespace {
 
-struct HandleDeleter {
-  void operator()(void* handle) const { tjDestroy(handle); }
+// libjpeg reports through callbacks; a fatal error must not return. Between setjmp and longjmp there are only plain values.
+struct ErrorState : jpeg_error_mgr {
+  std::jmp_buf jump;
+  char text[JMSG_LENGTH_MAX];  // of the first complaint
+  bool damaged;                // pixels had to be invented
 };
-using Handle = std::unique_ptr<void, HandleDeleter>;
 
-// Making a handle costs more than decoding a small picture: one per thread and direction.
-Handle& Decompressor() {
-  thread_local Handle handle;
-  if (handle == nullptr) handle.reset(tjInitDecompress());
-  return handle;
+constexpr int kMostScans = 500;  // of a progressive file; a small one with more is made to waste time
+
+void OnFatal(j_common_ptr codec) {
+  auto* errors = static_cast<ErrorState*>(codec->err);
+  if (errors->text[0] == '\0') errors->format_message(codec, errors->text);
+  std::longjmp(errors->jump, 1);
 }
 
-tjhandle Compressor() {
-  thread_local Handle handle(tjInitCompress());
-  return handle.get();
+// libjpeg calls it a warning when it had to invent pixels. A picture with invented pixels is not what the file's author stored,
+// so it is an error here; bytes that were skipped between two markers lose nothing.
+void OnMessage(j_common_ptr codec, int level) {
+  auto* errors = static_cast<ErrorState*>(codec->err);
+  if (level >= 0 || errors->msg_code == JWRN_EXTRANEOUS_DATA) return;
+  if (!errors->damaged) errors->format_message(codec, errors->text);
+  errors->damaged = true;
 }
 
-const uint8_t* Bytes(std::span<const std::byte> jpeg) { return reinterpret_cast<const uint8_t*>(jpeg.data()); }
+void OnProgress(j_common_ptr codec) {
+  const auto* decoder = reinterpret_cast<j_decompress_ptr>(codec);
+  if (decoder->is_decompressor && decoder->input_scan_number > kMostScans) {
+    auto* errors = static_cast<ErrorState*>(codec->err);
+    std::snprintf(errors->text, sizeof(errors->text), "more than %d scans", kMostScans);
+    std::longjmp(errors->jump, 1);
+  }
+}
 
-// libjpeg calls it a warning when it had to invent pixels. A picture with invented pixels is not what the file's author stored, so
-// it is an error here; bytes that were skipped between two markers lose nothing. (The text is that of the last complaint; the
-// code says "warning" even if a fatal error followed one.)
-bool Harmless(tjhandle handle) { return std::string_view(tjGetErrorStr2(handle)).find("extraneous bytes") != std::string_view::npos; }
+// One per thread: making one costs more than decoding a small picture.
+struct Decoder {
+  jpeg_decompress_struct codec = {};
+  ErrorState errors = {};
+  jpeg_progress_mgr progress = {};
+  uint64_t header = 0;  // JpegInfo::header of the file whose header was read last and is not decoded yet; 0: none
+
+  Decoder() {
+    codec.err = jpeg_std_error(&errors);
+    errors.error_exit = OnFatal;
+    errors.emit_message = OnMessage;
+    progress.progress_monitor = OnProgress;
+  }
+  ~Decoder() { jpeg_destroy_decompress(&codec); }
+  // False without memory.
+  bool Create() {
+    if (setjmp(errors.jump) != 0) return false;
+    jpeg_create_decompress(&codec);
+    codec.progress = &progress;
+    return true;
+  }
+};
+
+std::unique_ptr<Decoder>& TheDecoder() {
+  thread_local std::unique_ptr<Decoder> decoder;
+  if (decoder == nullptr) {
+    decoder = std::make_unique<Decoder>();
+    if (!decoder->Create()) decoder.reset();
+  }
+  return decoder;
+}
 
 // After an error a decoder still holds the broken file's marker state, and would refuse the next good file for it.
-Status Discard(Handle* handle, Status status) {
-  handle->reset();
+Status Discard(std::unique_ptr<Decoder>* decoder, Status status) {
+  decoder->reset();
   return status;
+}
+
+// The functions named ...Core call libjpeg and return false after a fatal error. They hold nothing that has a destructor.
+
+bool HeaderCore(Decoder* decoder, const unsigned char* bytes, size_t size) {
+  if (setjmp(decoder->errors.jump) != 0) return false;
+  decoder->errors.text[0] = '\0';
+  decoder->errors.damaged = false;
+  jpeg_abort_decompress(&decoder->codec);
+  jpeg_mem_src(&decoder->codec, bytes, size);
+  jpeg_read_header(&decoder->codec, TRUE);
+  return true;
+}
+
+// Upsampling of chroma looks one sample beyond the pixel that it makes. So a part begins and ends this far outside of what is
+// wanted, where the picture goes on: then the wanted pixels are those of the whole picture.
+constexpr int kPartMargin = 4;
+
+// Widens `part` to what is decoded.
+bool StartCore(Decoder* decoder, bool cmyk, int denominator, bool whole, PixelRect* part) {
+  if (setjmp(decoder->errors.jump) != 0) return false;
+  jpeg_decompress_struct* codec = &decoder->codec;
+  codec->scale_num = 1;
+  codec->scale_denom = static_cast<unsigned>(denominator);
+  codec->out_color_space = cmyk ? JCS_CMYK : JCS_EXT_RGBX;
+  codec->dct_method = JDCT_ISLOW;
+  codec->do_fancy_upsampling = TRUE;
+  jpeg_start_decompress(codec);
+  const int width = static_cast<int>(codec->output_width), height = static_cast<int>(codec->output_height);
+  if (whole) {
+    *part = {.x = 0, .y = 0, .width = width, .height = height};
+    return true;
+  }
+  const int left = std::max(part->x - kPartMargin, 0), right = std::min(part->x + part->width + kPartMargin, width);
+  const int top = std::max(part->y - kPartMargin, 0), bottom = std::min(part->y + part->height, height);
+  JDIMENSION first = static_cast<JDIMENSION>(left), columns = static_cast<JDIMENSION>(right - left);
+  if (left > 0 || right < width) jpeg_crop_scanline(codec, &first, &columns);
+  *part = {.x = static_cast<int>(first), .y = top, .width = static_cast<int>(columns), .height = bottom - top};
+  return true;
+}
+
+bool RowsCore(Decoder* decoder, const PixelRect* part, unsigned char* pixels) {
+  if (setjmp(decoder->errors.jump) != 0) return false;
+  jpeg_decompress_struct* codec = &decoder->codec;
+  if (part->y > 0) jpeg_skip_scanlines(codec, static_cast<JDIMENSION>(part->y));
+  const JDIMENSION end = static_cast<JDIMENSION>(part->y + part->height);
+  while (codec->output_scanline < end) {
+    JSAMPROW rows[8];
+    const JDIMENSION count = std::min<JDIMENSION>(8, end - codec->output_scanline);
+    for (JDIMENSION i = 0; i < count; ++i) {
+      rows[i] =
+          pixels + (size_t{codec->output_scanline} + i - static_cast<size_t>(part->y)) * static_cast<size_t>(part->width) * 4;
+    }
+    if (jpeg_read_scanlines(codec, rows, count) == 0) return false;
+  }
+  if (end == codec->output_height) {
+    jpeg_finish_decompress(codec);
+  } else {
+    jpeg_abort_decompress(codec);
+  }
+  return true;
+}
+
+const unsigned char* Bytes(std::span<const std::byte> jpeg) { return reinterpret_cast<const unsigned char*>(jpeg.data()); }
+
+// Whether the marker that ends a JPEG file stands near the end; some writers append padding or notes of their own.
+bool HasEnd(std::span<const std::byte> jpeg) {
+  constexpr size_t kTail = 4096;
+  for (size_t i = jpeg.size(); i >= 2 && i + kTail > jpeg.size(); --i) {
+    if (jpeg[i - 2] == std::byte{0xff} && jpeg[i - 1] == std::byte{0xd9}) return true;
+  }
+  return false;
 }
 
 void CmykToRgb(std::vector<uint8_t>* pixels) {
@@ -45,28 +166,50 @@ void CmykToRgb(std::vector<uint8_t>* pixels) {
   }
 }
 
+tjhandle Compressor() {
+  struct Deleter {
+    void operator()(void* handle) const { tjDestroy(handle); }
+  };
+  thread_local std::unique_ptr<void, Deleter> handle(tjInitCompress());
+  return handle.get();
+}
+
+StatusOr<PixelRect> Decode(std::span<const std::byte> jpeg, const JpegInfo& info, int denominator, bool whole, PixelRect part,
+                           Image* image) {
+  std::unique_ptr<Decoder>& decoder = TheDecoder();
+  if (decoder == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
+  const auto damaged = [&decoder] { return Discard(&decoder, DataLoss("damaged JPEG data: {}", decoder->errors.text)); };
+  if (decoder->header != info.header && !HeaderCore(decoder.get(), Bytes(jpeg), jpeg.size())) return damaged();
+  decoder->header = 0;
+  if (!StartCore(decoder.get(), info.cmyk, denominator, whole, &part)) return damaged();
+  image->width = part.width;
+  image->height = part.height;
+  image->rgbx.resize(size_t{4} * part.width * part.height + kPixelPadding);
+  if (!RowsCore(decoder.get(), &part, image->rgbx.data()) || decoder->errors.damaged) return damaged();
+  if (info.cmyk) CmykToRgb(&image->rgbx);
+  return part;
+}
+
 }  // namespace
 
 StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimits& limits) {
-  Handle& owner = Decompressor();
-  tjhandle handle = owner.get();
-  if (handle == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
+  static std::atomic<uint64_t> counter{0};
+  std::unique_ptr<Decoder>& decoder = TheDecoder();
+  if (decoder == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
   if (jpeg.empty()) return InvalidArgument("not a JPEG file: it is empty");
+  decoder->header = 0;
+  if (!HeaderCore(decoder.get(), Bytes(jpeg), jpeg.size()) || decoder->errors.damaged) {
+    return Discard(&decoder, InvalidArgument("not a readable JPEG file: {}", decoder->errors.text));
+  }
   JpegInfo info;
-  int subsampling = 0, colorspace = 0;
-  if (tjDecompressHeader3(handle, Bytes(jpeg), jpeg.size(), &info.width, &info.height, &subsampling, &colorspace) != 0 &&
-      !Harmless(handle)) {
-    return Discard(&owner, InvalidArgument("not a readable JPEG file: {}", tjGetErrorStr2(handle)));
-  }
-  info.cmyk = colorspace == TJCS_CMYK || colorspace == TJCS_YCCK;
-  if (info.width <= 0 || info.height <= 0) {
-    return InvalidArgument("not a readable JPEG file: its header gives no size");
-  }
-  if (info.width > limits.max_side || info.height > limits.max_side ||
-      int64_t{info.width} * info.height > limits.max_pixels) {
+  info.width = static_cast<int>(decoder->codec.image_width);
+  info.height = static_cast<int>(decoder->codec.image_height);
+  info.cmyk = decoder->codec.jpeg_color_space == JCS_CMYK || decoder->codec.jpeg_color_space == JCS_YCCK;
+  if (info.width > limits.max_side || info.height > limits.max_side || int64_t{info.width} * info.height > limits.max_pixels) {
     return InvalidArgument("JPEG header says {} x {} pixels; allowed: sides up to {} and {} pixels in all", info.width,
                            info.height, limits.max_side, limits.max_pixels);
   }
+  info.header = decoder->header = ++counter;
   return info;
 }
 
@@ -78,20 +221,18 @@ int ChooseScaleDenominator(double crop_width, double crop_height, int width, int
 }
 
 Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image) {
-  Handle& owner = Decompressor();
-  tjhandle handle = owner.get();
-  if (handle == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
-  image->width = ScaledSide(info.width, scale_denominator);
-  image->height = ScaledSide(info.height, scale_denominator);
-  image->rgbx.resize(size_t{4} * image->width * image->height + kPixelPadding);
-  const int format = info.cmyk ? TJPF_CMYK : TJPF_RGBX;
-  if (tjDecompress2(handle, Bytes(jpeg), jpeg.size(), image->rgbx.data(), image->width, 4 * image->width, image->height, format,
-                    TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS) != 0 &&
-      !Harmless(handle)) {
-    return Discard(&owner, DataLoss("damaged JPEG data: {}", tjGetErrorStr2(handle)));
+  return Decode(jpeg, info, scale_denominator, /*whole=*/true, {}, image).status();
+}
+
+StatusOr<PixelRect> DecodeJpegPart(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator,
+                                   const PixelRect& part, Image* image) {
+  const int width = ScaledSide(info.width, scale_denominator), height = ScaledSide(info.height, scale_denominator);
+  if (part.x < 0 || part.y < 0 || part.width < 1 || part.height < 1 || part.x > width - part.width ||
+      part.y > height - part.height) {
+    return InvalidArgument("part {} x {} at ({}, {}) of a picture of {} x {}", part.width, part.height, part.x, part.y, width,
+                           height);
   }
-  if (info.cmyk) CmykToRgb(&image->rgbx);
-  return {};
+  return Decode(jpeg, info, scale_denominator, /*whole=*/!HasEnd(jpeg), part, image);
 }
 
 StatusOr<std::string> EncodeJpeg(std::span<const uint8_t> rgb, int width, int height, int quality) {

@@ -1,10 +1,10 @@
 // JPEG files to pixels and back, on libjpeg-turbo.
 //
-// Decoding can use the scaled inverse DCT: a picture that is needed at half its size or less is decoded at 1/2, 1/4 or 1/8, which skips most
-// of the arithmetic. Grey pictures become RGB; CMYK pictures (stored inverted, as every writer of note does) too.
+// Decoding can use the scaled inverse DCT: a picture that is needed at half its size or less is decoded at 1/2, 1/4 or 1/8, which
+// skips most of the arithmetic. Grey pictures become RGB; CMYK pictures (stored inverted, as every writer of note does) too.
 //
-// Errors: INVALID_ARGUMENT for what is no JPEG file or too large; DATA_LOSS for a file that is cut short or damaged. Both carry the
-// library's text. All functions are thread-safe; codec state is kept per thread.
+// Errors: INVALID_ARGUMENT for what is no JPEG file or too large; DATA_LOSS for a file that is cut short or damaged. Both carry
+// the library's text. All functions are thread-safe; codec state is kept per thread.
 #pragma once
 
 #include <cstddef>
@@ -27,6 +27,7 @@ struct JpegInfo {
   int width = 0;
   int height = 0;
   bool cmyk = false;
+  uint64_t header = 0;  // internal: lets the decoder go on where ReadJpegInfo stopped
 };
 StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimits& limits = {});
 
@@ -38,6 +39,12 @@ struct Image {
   std::vector<uint8_t> rgbx;
 };
 
+// A part of a picture, in pixels.
+struct PixelRect {
+  int x = 0, y = 0, width = 0, height = 0;
+  friend bool operator==(const PixelRect&, const PixelRect&) = default;
+};
+
 // The size of a picture decoded at 1/denominator.
 inline int ScaledSide(int side, int denominator) { return (side + denominator - 1) / denominator; }
 // The largest of 8, 4, 2, 1 that leaves a crop of `crop_width` x `crop_height` at least `width` x `height` large.
@@ -45,6 +52,12 @@ int ChooseScaleDenominator(double crop_width, double crop_height, int width, int
 
 // Decodes at 1/scale_denominator (1, 2, 4 or 8) into `image`, whose storage is reused.
 Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image);
+
+// Decodes what covers `part` of the picture at 1/scale_denominator, and returns which part that is: `image` holds its pixels,
+// which are those that DecodeJpeg gives. Rows above are only parsed, and rows below are not looked at: damage there is not seen,
+// except that a file without its end marker is decoded as a whole.
+StatusOr<PixelRect> DecodeJpegPart(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator,
+                                   const PixelRect& part, Image* image);
 
 // Encodes rows of R, G, B bytes with 4:2:0 chroma. quality 1 ... 100. The same input gives the same bytes.
 StatusOr<std::string> EncodeJpeg(std::span<const uint8_t> rgb, int width, int height, int quality);

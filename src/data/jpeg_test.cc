@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <turbojpeg.h>
 
+#include <algorithm>
 #include <cstring>
+#include <random>
 
 namespace tidepool::data {
 namespace {
@@ -135,11 +137,11 @@ TEST(Jpeg, RefusesAHeaderThatAsksForTooManyPixels) {
   EXPECT_THAT(MessageOf(ReadJpegInfo(AsBytes(jpeg)).status()), HasSubstr("16383 x 16383 pixels"));
 }
 
-std::string EncodeWith(const std::vector<uint8_t>& pixels, int width, int height, int format, int subsampling) {
+std::string EncodeWith(const std::vector<uint8_t>& pixels, int width, int height, int format, int subsampling, int flags = 0) {
   tjhandle handle = tjInitCompress();
   unsigned char* buffer = nullptr;
   unsigned long size = 0;
-  EXPECT_EQ(tjCompress2(handle, pixels.data(), width, 0, height, format, &buffer, &size, subsampling, 95, 0), 0);
+  EXPECT_EQ(tjCompress2(handle, pixels.data(), width, 0, height, format, &buffer, &size, subsampling, 95, flags), 0);
   std::string jpeg(reinterpret_cast<char*>(buffer), size);
   tjFree(buffer);
   tjDestroy(handle);
@@ -165,6 +167,101 @@ TEST(Jpeg, TurnsInvertedCmykIntoColours) {
   EXPECT_GT(image.rgbx[0], 240);
   EXPECT_LT(image.rgbx[1], 15);
   EXPECT_LT(image.rgbx[2], 15);
+}
+
+// Noise on a gradient: every chroma sample differs from its neighbours.
+std::vector<uint8_t> Noisy(int width, int height) {
+  std::vector<uint8_t> rgb = Gradient(width, height);
+  std::mt19937 random(5);
+  for (uint8_t& value : rgb) value = static_cast<uint8_t>(std::min<unsigned>(255, value / 2 + random() % 128));
+  return rgb;
+}
+
+TEST(Jpeg, DecodesAPartToTheSamePixelsAsTheWhole) {
+  const int width = 203, height = 157;
+  const std::vector<uint8_t> rgb = Noisy(width, height);
+  std::vector<uint8_t> grey(rgb.begin(), rgb.begin() + width * height), cmyk(rgb.begin(), rgb.end());
+  cmyk.resize(4 * width * height, 200);
+  struct Kind {
+    const std::vector<uint8_t>* pixels;
+    int format, subsampling, flags;
+  };
+  const Kind kinds[] = {{&rgb, TJPF_RGB, TJSAMP_420, 0},    {&rgb, TJPF_RGB, TJSAMP_422, 0},
+                        {&rgb, TJPF_RGB, TJSAMP_444, 0},    {&rgb, TJPF_RGB, TJSAMP_440, 0},
+                        {&rgb, TJPF_RGB, TJSAMP_411, 0},    {&rgb, TJPF_RGB, TJSAMP_420, TJFLAG_PROGRESSIVE},
+                        {&grey, TJPF_GRAY, TJSAMP_GRAY, 0}, {&cmyk, TJPF_CMYK, TJSAMP_420, 0}};
+  std::mt19937 random(17);
+  Image whole, part;
+  for (const Kind& kind : kinds) {
+    const std::string jpeg = EncodeWith(*kind.pixels, width, height, kind.format, kind.subsampling, kind.flags);
+    for (int round = 0; round < 120; ++round) {
+      const int denominator = 1 << round % 4;
+      const int w = ScaledSide(width, denominator), h = ScaledSide(height, denominator);
+      PixelRect wanted;
+      wanted.width = 1 + static_cast<int>(random() % w);
+      wanted.height = 1 + static_cast<int>(random() % h);
+      wanted.x = static_cast<int>(random() % (w - wanted.width + 1));
+      wanted.y = static_cast<int>(random() % (h - wanted.height + 1));
+      ASSERT_TRUE(DecodeJpeg(AsBytes(jpeg), ReadJpegInfo(AsBytes(jpeg)).value(), denominator, &whole).ok());
+      const auto got = DecodeJpegPart(AsBytes(jpeg), ReadJpegInfo(AsBytes(jpeg)).value(), denominator, wanted, &part);
+      ASSERT_TRUE(got.ok()) << ToString(got.status());
+      ASSERT_LE(got->x, wanted.x);
+      ASSERT_LE(got->y, wanted.y);
+      ASSERT_GE(got->x + got->width, wanted.x + wanted.width);
+      ASSERT_GE(got->y + got->height, wanted.y + wanted.height);
+      ASSERT_EQ(part.rgbx.size(), size_t(got->width) * got->height * 4 + kPixelPadding);
+      for (int y = wanted.y; y < wanted.y + wanted.height; ++y) {
+        for (int x = wanted.x; x < wanted.x + wanted.width; ++x) {
+          for (int c = 0; c < 3; ++c) {
+            ASSERT_EQ(part.rgbx[4 * ((y - got->y) * got->width + x - got->x) + c], whole.rgbx[4 * (y * w + x) + c])
+                << "subsampling " << kind.subsampling << " flags " << kind.flags << " 1/" << denominator << " pixel " << x << ", "
+                << y << " of part " << wanted.x << ", " << wanted.y << " + " << wanted.width << " x " << wanted.height;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Jpeg, SeesDamageAboveAPartAndAMissingEndButNotDamageBelow) {
+  const std::string jpeg = EncodeWith(Noisy(160, 160), 160, 160, TJPF_RGB, TJSAMP_420);
+  Image image;
+  const auto decode = [&](const std::string& bytes, const PixelRect& part) {
+    const auto info = ReadJpegInfo(AsBytes(bytes));
+    return info.ok() ? DecodeJpegPart(AsBytes(bytes), *info, 1, part, &image).status() : info.status();
+  };
+  const PixelRect upper = {.x = 32, .y = 16, .width = 32, .height = 32}, lower = {.x = 32, .y = 120, .width = 32, .height = 32};
+  // A marker within the data ends it: everything behind is missing.
+  std::string damaged = jpeg;
+  damaged.replace(jpeg.size() / 2, 2, "\xff\xd9");
+  EXPECT_TRUE(decode(damaged, upper).ok());
+  EXPECT_EQ(decode(damaged, lower).code(), StatusCode::kDataLoss);
+  const std::string cut = jpeg.substr(0, jpeg.size() * 3 / 4);
+  EXPECT_EQ(decode(cut, upper).code(), StatusCode::kDataLoss);
+  EXPECT_TRUE(decode(jpeg + std::string(100, '\0'), upper).ok());
+  EXPECT_TRUE(decode(jpeg, upper).ok());
+}
+
+TEST(Jpeg, RefusesAPartOutsideOfThePicture) {
+  const std::string jpeg = Encoded(32, 32);
+  const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
+  Image image;
+  EXPECT_THAT(MessageOf(DecodeJpegPart(AsBytes(jpeg), info, 2, {.x = 10, .y = 0, .width = 7, .height = 1}, &image).status()),
+              HasSubstr("part 7 x 1 at (10, 0) of a picture of 16 x 16"));
+  EXPECT_FALSE(DecodeJpegPart(AsBytes(jpeg), info, 1, {.x = 0, .y = 0, .width = 0, .height = 1}, &image).ok());
+}
+
+TEST(Jpeg, DecodesTheRightFileWhenHeadersAndPicturesAreReadInAnotherOrder) {
+  const std::string one = EncodeWith(std::vector<uint8_t>(16 * 16, 10), 16, 16, TJPF_GRAY, TJSAMP_GRAY);
+  const std::string two = EncodeWith(std::vector<uint8_t>(16 * 16, 200), 16, 16, TJPF_GRAY, TJSAMP_GRAY);
+  const JpegInfo first = ReadJpegInfo(AsBytes(one)).value(), second = ReadJpegInfo(AsBytes(two)).value();
+  Image image;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(DecodeJpeg(AsBytes(one), first, 1, &image).ok());
+    EXPECT_NEAR(image.rgbx[0], 10, 2);
+    ASSERT_TRUE(DecodeJpeg(AsBytes(two), second, 1, &image).ok());
+    EXPECT_NEAR(image.rgbx[0], 200, 2);
+  }
 }
 
 }  // namespace

@@ -1,31 +1,37 @@
 #include "data/loader.h"
 
 #include <absl/base/thread_annotations.h>
-#include <absl/container/flat_hash_map.h>
 #include <absl/synchronization/mutex.h>
 
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <numeric>
 #include <thread>
 #include <utility>
-
-#include "data/augment.h"
 
 namespace tidepool::data {
 namespace {
 
-// Streams of RandomBits that belong to the loader.
-constexpr uint64_t kOrderStream = 0x6f72646572;
-constexpr uint64_t kAugmentStream = 0x6175676d656e74;
-
 class ThreadedLoader : public Loader {
  public:
   ThreadedLoader(const Dataset* dataset, LoaderOptions options)
-      : dataset_(*dataset), options_(std::move(options)), input_bytes_(dataset->input().size_bytes()),
-        sample_bytes_(input_bytes_ + dataset->target().size_bytes()), released_(options_.first_position),
-        next_(options_.first_position), end_(options_.epochs < 0 ? INT64_MAX : options_.epochs * dataset->size()) {
+      : dataset_(*dataset),
+        options_(std::move(options)),
+        input_bytes_(dataset->input().size_bytes()),
+        sample_bytes_(input_bytes_ + dataset->target().size_bytes()),
+        released_(options_.first_position),
+        next_(options_.first_position),
+        end_(options_.epochs < 0 ? INT64_MAX : options_.epochs * dataset->size()),
+        reader_(dataset,
+                {.seed = options_.seed,
+                 .shuffle = options_.shuffle,
+                 .window_groups = options_.window_groups,
+                 .augment = options_.augment,
+                 .on_error = options_.on_error,
+                 .max_replacements = options_.max_replacements,
+                 .read_ahead = options_.read_ahead,
+                 .end = end_},
+                options_.first_position) {
     for (int i = 0; i < options_.threads; ++i) threads_.emplace_back([this] { ReadLoop(); });
   }
 
@@ -38,21 +44,9 @@ class ThreadedLoader : public Loader {
                absl::Time deadline) override;
 
   void ReleaseBefore(int64_t position) override {
-    absl::MutexLock lock(&mu_);
-    while (!samples_.empty() && samples_.begin()->first < position) {
-      auto first = samples_.begin();
-      if (first->second->state == State::kReading) {
-        // Its reader still writes into it; the sample stays accounted until it is done.
-        first->second->dropped = true;
-      } else {
-        Forget(std::move(first->second));
-      }
-      ++stats_.released;
-      samples_.erase(first);
-    }
-    released_ = std::max(released_, position);
-    next_ = std::max(next_, position);
-    orders_.erase(orders_.begin(), orders_.lower_bound(released_ / dataset_.size()));
+    const int64_t unread = ReleaseSamples(position);
+    if (unread < position) reader_.Skip(unread, position);
+    reader_.ReleaseBefore(position);
   }
 
   void Cancel() override {
@@ -76,27 +70,39 @@ class ThreadedLoader : public Loader {
     std::vector<std::byte> data;  // input, then target
   };
 
+  // Returns the first position that no thread has begun to read.
+  int64_t ReleaseSamples(int64_t position) {
+    absl::MutexLock lock(&mu_);
+    while (!samples_.empty() && samples_.begin()->first < position) {
+      auto first = samples_.begin();
+      if (first->second->state == State::kReading) {
+        // Its reader still writes into it; the sample stays accounted until it is done.
+        first->second->dropped = true;
+      } else {
+        Forget(std::move(first->second));
+      }
+      ++stats_.released;
+      samples_.erase(first);
+    }
+    released_ = std::max(released_, position);
+    return std::exchange(next_, std::max(next_, position));
+  }
+
   bool MayRead() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     return next_ < end_ && (next_ < demanded_ || (stats_.kept + 1) * sample_bytes_ <= options_.max_bytes);
   }
 
   void Forget(std::shared_ptr<Sample> sample) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     --stats_.kept;
-    // Freed buffers serve the samples to come, unless a Fetch still copies from this one (it drops its references under the lock, so
-    // the count is exact). The cap keeps a large Fetch from pinning its memory for ever.
+    // Freed buffers serve the samples to come, unless a Fetch still copies from this one (it drops its references under the lock,
+    // so the count is exact). The cap keeps a large Fetch from pinning its memory for ever.
     if (sample.use_count() == 1 && (stats_.kept + int64_t(spare_.size())) * sample_bytes_ < options_.max_bytes) {
       spare_.push_back(std::move(sample->data));
     }
   }
 
-  std::shared_ptr<const std::vector<int64_t>> OrderOf(int64_t epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    auto& order = orders_[epoch];
-    if (order == nullptr) order = std::make_shared<const std::vector<int64_t>>(EpochOrder(dataset_.size(), options_.seed, epoch));
-    return order;
-  }
-
   void ReadLoop();
-  Status ReadSample(int64_t index, int64_t epoch, Sample* sample);
+  Status ReadSample(int64_t position, Sample* sample);
 
   const Dataset& dataset_;
   const LoaderOptions options_;
@@ -110,8 +116,8 @@ class ThreadedLoader : public Loader {
   const int64_t end_;
   std::map<int64_t, std::shared_ptr<Sample>> samples_ ABSL_GUARDED_BY(mu_);  // released_ <= key < next_
   std::vector<std::vector<std::byte>> spare_ ABSL_GUARDED_BY(mu_);
-  std::map<int64_t, std::shared_ptr<const std::vector<int64_t>>> orders_ ABSL_GUARDED_BY(mu_);
   LoaderStats stats_ ABSL_GUARDED_BY(mu_);
+  SampleReader reader_;
   std::vector<std::thread> threads_;
 };
 
@@ -123,9 +129,6 @@ void ThreadedLoader::ReadLoop() {
     options_.clock->Await(&mu_, wanted, absl::InfiniteFuture());
     if (cancelled_) return;
     const int64_t position = next_++;
-    const int64_t epoch = position / dataset_.size();
-    const int64_t offset = position % dataset_.size();
-    const int64_t index = options_.shuffle ? (*OrderOf(epoch))[offset] : offset;
     auto sample = std::make_shared<Sample>();
     if (!spare_.empty()) {
       sample->data = std::move(spare_.back());
@@ -136,36 +139,29 @@ void ThreadedLoader::ReadLoop() {
     stats_.peak_kept_bytes = std::max(stats_.peak_kept_bytes, stats_.kept * sample_bytes_);
 
     mu_.Unlock();
+    reader_.Announce(position);
     sample->data.resize(sample_bytes_);
-    Status status = ReadSample(index, epoch, sample.get());
+    Status status = ReadSample(position, sample.get());
     mu_.Lock();
-    if (!status.ok()) {
-      sample->error = Annotate(status, fmt::format("sample {} at position {}", index, position));
-    }
     sample->state = status.ok() ? State::kReady : State::kFailed;
+    sample->error = std::move(status);
     if (sample->dropped) Forget(std::move(sample));
   }
 }
 
-Status ThreadedLoader::ReadSample(int64_t index, int64_t epoch, Sample* sample) {
-  const ReadOptions read{.augment = options_.augment, .augment_key = AugmentKey(options_.seed, epoch)};
+Status ThreadedLoader::ReadSample(int64_t position, Sample* sample) {
   const std::span<std::byte> data(sample->data);
-  const int tries = options_.on_error == LoaderOptions::OnError::kFail ? 1 : 1 + options_.max_replacements;
-  Status first;
-  for (int i = 0; i < tries; ++i) {
-    Status status = dataset_.Read((index + i) % dataset_.size(), read, data.first(input_bytes_), data.subspan(input_bytes_));
+  const auto cancelled = [this] {
     absl::MutexLock lock(&mu_);
-    ++stats_.decoded;
-    if (status.ok()) {
-      if (i > 0) ++stats_.skipped;
-      return {};
-    }
-    if (i == 0) first = status;
-    if (options_.on_error == LoaderOptions::OnError::kReplace && stats_.first_error.empty()) stats_.first_error = MessageOf(status);
-    if (cancelled_) return Cancelled("the loader was cancelled");
-  }
-  if (tries > 1) return Annotate(first, fmt::format("neither this sample nor the next {} can be read", options_.max_replacements));
-  return first;
+    return cancelled_;
+  };
+  SampleReader::Outcome outcome;
+  Status status = reader_.Read(position, data.first(input_bytes_), data.subspan(input_bytes_), cancelled, &outcome);
+  absl::MutexLock lock(&mu_);
+  stats_.decoded += outcome.reads;
+  if (status.ok() && !outcome.replaced.ok()) ++stats_.skipped;
+  if (!outcome.replaced.ok() && stats_.first_error.empty()) stats_.first_error = MessageOf(outcome.replaced);
+  return status;
 }
 
 Status ThreadedLoader::Fetch(std::span<const PositionRange> ranges, std::span<std::byte> inputs, std::span<std::byte> targets,
@@ -230,24 +226,13 @@ Status LoaderOptions::Validate(const Dataset& dataset) const {
   const int64_t sample = dataset.input().size_bytes() + dataset.target().size_bytes();
   if (max_bytes < sample) faults.push_back(fmt::format("{} bytes to read ahead; one sample needs {}", max_bytes, sample));
   if (first_position < 0) faults.push_back(fmt::format("first position {}; allowed: 0 and above", first_position));
+  if (on_error == OnError::kSkip) faults.push_back("on_error 'skip'; a loader by position allows: fail, replace");
+  if (window_groups < 0) faults.push_back(fmt::format("a shuffle window of {} groups; allowed: 0 and above", window_groups));
+  if (read_ahead < 0) faults.push_back(fmt::format("{} samples to announce ahead; allowed: 0 and above", read_ahead));
   if (max_replacements < 1) faults.push_back(fmt::format("max_replacements {}; allowed: 1 and above", max_replacements));
   if (dataset.size() < 1) faults.push_back("the data set is empty");
   if (!faults.empty()) return InvalidArgument("{}", fmt::join(faults, "; "));
   return {};
-}
-
-uint64_t AugmentKey(uint64_t seed, int64_t epoch) { return RandomBits(seed, static_cast<uint64_t>(epoch), kAugmentStream); }
-
-std::vector<int64_t> EpochOrder(int64_t size, uint64_t seed, int64_t epoch) {
-  std::vector<int64_t> order(size);
-  std::iota(order.begin(), order.end(), 0);
-  const uint64_t key = RandomBits(seed, static_cast<uint64_t>(epoch), kOrderStream);
-  for (int64_t i = size - 1; i > 0; --i) {
-    // Multiply and shift: the bias is below size / 2^64.
-    const auto wide = static_cast<unsigned __int128>(RandomBits(key, static_cast<uint64_t>(i), 0)) * static_cast<uint64_t>(i + 1);
-    std::swap(order[i], order[static_cast<int64_t>(wide >> 64)]);
-  }
-  return order;
 }
 
 StatusOr<std::unique_ptr<Loader>> Loader::Start(const Dataset* dataset, LoaderOptions options) {

@@ -1,11 +1,14 @@
 // Reads samples ahead on threads of its own and hands them out by position.
 //
-// A position is a place in the endless sequence epoch 0, epoch 1, ...: position p is sample Order(epoch)[p mod size] of epoch p / size. Order
-// is a shuffle keyed by (seed, epoch), and augmentation is keyed by (seed, epoch, sample), so a position means the same bytes for ever.
+// A position is a place in the endless sequence epoch 0, epoch 1, ...: position p is sample Order(epoch)[p mod size] of epoch p /
+// size. Order is a shuffle keyed by (seed, epoch) (order.h), and augmentation is keyed by (seed, epoch, sample), so a position
+// means the same bytes for ever. Whoever wants whole batches, one after the other, takes batch_loader.h, which copies nothing.
 //
 // Samples are kept from their decoding until Release: a micro-batch that was thrown away fetches again without decoding again.
 // Reading ahead stops at `max_bytes` of kept samples; a Fetch always gets what it asks for, even beyond that.
 #pragma once
+
+#include <absl/time/time.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -15,11 +18,11 @@
 #include <string>
 #include <vector>
 
-#include <absl/time/time.h>
-
 #include "base/clock.h"
 #include "base/status.h"
 #include "data/dataset.h"
+#include "data/order.h"
+#include "data/sample_reader.h"
 
 namespace tidepool::data {
 
@@ -35,12 +38,14 @@ struct LoaderOptions {
   int64_t max_bytes = int64_t{64} << 20;  // of kept samples
   uint64_t seed = 0;
   bool shuffle = true;
+  int64_t window_groups = 16;  // as in SampleOptions
+  int64_t read_ahead = 64;
   bool augment = true;
   int64_t epochs = -1;         // nothing is read behind this epoch; negative: no end
   int64_t first_position = 0;  // where reading starts
-  // What becomes of a sample that cannot be read: the Fetch that needs it fails, or the next readable sample of the data set takes its
-  // place (the same one for ever, as long as the files do not change).
-  enum class OnError : uint8_t { kFail, kReplace } on_error = OnError::kFail;
+  // kFail or kReplace: a position always has a sample.
+  using OnError = ::tidepool::data::OnError;
+  OnError on_error = OnError::kFail;
   int max_replacements = 16;  // tries for one position
   Clock* clock = Clock::Real();
   std::function<void()> on_thread_start;  // called first thing on every reading thread
@@ -49,20 +54,16 @@ struct LoaderOptions {
 };
 
 struct LoaderStats {
-  int64_t decoded = 0;        // samples read, replacements included
-  int64_t delivered = 0;      // copies handed out by Fetch
+  int64_t decoded = 0;    // samples read, replacements included
+  int64_t delivered = 0;  // copies handed out by Fetch
   int64_t released = 0;
-  int64_t kept = 0;           // samples in memory, or being read
+  int64_t kept = 0;  // samples in memory, or being read
   int64_t kept_bytes = 0;
   int64_t peak_kept_bytes = 0;
-  int64_t skipped = 0;        // samples that were replaced
-  std::string first_error;    // of a skipped sample
+  int64_t skipped = 0;                           // samples that were replaced
+  std::string first_error;                       // of a skipped sample
   absl::Duration waited = absl::ZeroDuration();  // time that Fetch calls spent waiting for data
 };
-
-// The order of one epoch: entry i is the sample at offset i. The same (size, seed, epoch) gives the same order on every machine.
-std::vector<int64_t> EpochOrder(int64_t size, uint64_t seed, int64_t epoch);
-uint64_t AugmentKey(uint64_t seed, int64_t epoch);
 
 // Thread-safe.
 class Loader {
@@ -71,9 +72,9 @@ class Loader {
   static StatusOr<std::unique_ptr<Loader>> Start(const Dataset* dataset, LoaderOptions options);
   virtual ~Loader() = default;  // joins the threads; waits for the samples that are being read
 
-  // Copies the samples of `ranges`, in order and without gaps, into `inputs` and `targets`. The error of a sample that cannot be read
-  // names its position and file and comes at every Fetch of it. FAILED_PRECONDITION for a released position, DEADLINE_EXCEEDED if the
-  // data did not come in time, CANCELLED after Cancel.
+  // Copies the samples of `ranges`, in order and without gaps, into `inputs` and `targets`. The error of a sample that cannot be
+  // read names its position and file and comes at every Fetch of it. FAILED_PRECONDITION for a released position,
+  // DEADLINE_EXCEEDED if the data did not come in time, CANCELLED after Cancel.
   virtual Status Fetch(std::span<const PositionRange> ranges, std::span<std::byte> inputs, std::span<std::byte> targets,
                        absl::Time deadline) = 0;
   // Forgets everything before `position`, which never decreases.

@@ -69,7 +69,8 @@ Fetched Fetch(Loader* loader, std::vector<PositionRange> ranges, absl::Time dead
   for (const PositionRange& range : ranges) count += range.size();
   std::vector<int64_t> inputs(2 * count), targets(count);
   Fetched fetched;
-  fetched.status = loader->Fetch(ranges, std::as_writable_bytes(std::span(inputs)), std::as_writable_bytes(std::span(targets)), deadline);
+  fetched.status =
+      loader->Fetch(ranges, std::as_writable_bytes(std::span(inputs)), std::as_writable_bytes(std::span(targets)), deadline);
   for (int64_t i = 0; i < count; ++i) {
     fetched.indices.push_back(inputs[2 * i]);
     fetched.keys.push_back(inputs[2 * i + 1]);
@@ -157,7 +158,9 @@ TEST(Loader, ReportsABrokenSampleAtEachFetchOfIt) {
 TEST(Loader, ReplacesABrokenSampleByTheNextReadableOneAndCountsIt) {
   FakeDataset dataset(10);
   dataset.broken_ = {3, 4, 9};
-  auto loader = Loader::Start(&dataset, {.threads = 3, .shuffle = false, .epochs = 1, .on_error = LoaderOptions::OnError::kReplace}).value();
+  auto loader =
+      Loader::Start(&dataset, {.threads = 3, .shuffle = false, .epochs = 1, .on_error = LoaderOptions::OnError::kReplace})
+          .value();
   const Fetched fetched = Fetch(loader.get(), {{0, 10}});
   ASSERT_TRUE(fetched.status.ok());
   EXPECT_THAT(fetched.indices, ::testing::ElementsAre(0, 1, 2, 5, 5, 5, 6, 7, 8, 0));

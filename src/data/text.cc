@@ -1,5 +1,5 @@
-// Plain text as bytes. A sample is a window of `context` tokens; its target is the same window one byte later. Windows do not overlap
-// and do not cross files, so the number of samples of a file of n bytes is (n - 1) / context.
+// Plain text as bytes. A sample is a window of `context` tokens; its target is the same window one byte later. Windows do not
+// overlap and do not cross files, so the number of samples of a file of n bytes is (n - 1) / context.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -40,7 +40,8 @@ class Text : public Dataset {
   Status Read(int64_t index, const ReadOptions&, std::span<std::byte> input, std::span<std::byte> target) const override {
     if (index < 0 || index >= size()) return OutOfRange("sample {}; the data set has {}", index, size());
     if (static_cast<int64_t>(input.size()) != spec_.size_bytes() || target.size() != input.size()) {
-      return InvalidArgument("buffers of {} and {} bytes for a sample; needed: {} each", input.size(), target.size(), spec_.size_bytes());
+      return InvalidArgument("buffers of {} and {} bytes for a sample; needed: {} each", input.size(), target.size(),
+                             spec_.size_bytes());
     }
     const File& file = FileOf(index);
     thread_local std::vector<uint8_t> window;

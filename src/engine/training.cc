@@ -10,6 +10,7 @@
 
 #include <optional>
 
+#include "base/clock.h"
 #include "engine/generator_scope.h"
 #include "engine/guard.h"
 #include "engine/loss.h"
@@ -181,11 +182,15 @@ StatusOr<MicroBatchResult> TorchTrainingModule::RunMicroBatch(const MicroBatch& 
     at::AutoGradMode with_grad(true);
     at::Tensor loss_sum;
     where = "forward";
+    const int64_t begin_ns = MonotonicNanos();
     TIDEPOOL_ASSIGN_OR_RETURN(auto forward, Forward(batch, /*training=*/true, &loss_sum));
     const int64_t all_losses = batch.global_batch_size * LossesPerSample(*graph_);
     where = "backward";
+    const int64_t middle_ns = MonotonicNanos();
     const at::Tensor loss = at::div(std::move(loss_sum), static_cast<double>(all_losses));
     loss.backward();
+    forward.forward_seconds = static_cast<double>(middle_ns - begin_ns) * 1e-9;
+    forward.backward_seconds = static_cast<double>(MonotonicNanos() - middle_ns) * 1e-9;
     return forward;
   });
   if (!result.ok()) {

@@ -1,10 +1,11 @@
 #include "pool/broker.h"
 
+#include <absl/synchronization/mutex.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <array>
@@ -15,8 +16,6 @@
 #include <optional>
 #include <thread>
 
-#include <absl/synchronization/mutex.h>
-
 #include "base/log.h"
 #include "pool/core.h"
 #include "pool/protocol.h"
@@ -26,14 +25,16 @@ namespace tidepool::pool {
 namespace {
 
 constexpr size_t kMaxConnections = 256;
-constexpr size_t kOutboxLimit = 4096;      // messages to one client that does not read
-constexpr int kPacketsPerTurn = 32;        // of one client, before others get their turn
+constexpr size_t kOutboxLimit = 4096;  // messages to one client that does not read
+constexpr int kPacketsPerTurn = 32;    // of one client, before others get their turn
 constexpr absl::Duration kHelloTimeout = absl::Seconds(5);
 constexpr absl::Duration kIdleBeforeZero = absl::Milliseconds(2);
 
 // What an epoll event is about: the kind in the upper half, the client in the lower.
 enum class Source : uint32_t { kListener, kWake, kSocket, kProcess };
-uint64_t Tag(Source source, ClientId client = ClientId()) { return uint64_t{static_cast<uint32_t>(source)} << 32 | client.value(); }
+uint64_t Tag(Source source, ClientId client = ClientId()) {
+  return uint64_t{static_cast<uint32_t>(source)} << 32 | client.value();
+}
 
 struct Connection {
   ClientId id;
@@ -41,9 +42,9 @@ struct Connection {
   UniqueFd process;  // readable once the client's process has ended
   int pid = 0;
   std::string name;
-  bool inherited = false; // made by us for a child, not through the path
-  bool attached = false;  // has said Hello
-  bool broken = false;    // to be ended after the present event
+  bool inherited = false;  // made by us for a child, not through the path
+  bool attached = false;   // has said Hello
+  bool broken = false;     // to be ended after the present event
   absl::Time hello_by = absl::InfiniteFuture();
   std::deque<std::string> outbox;
 };
@@ -117,10 +118,10 @@ class BrokerImpl final : public Broker, private CoreSink {
     return stats;
   }
 
-  int64_t AvailableToPinned() override {
-    int64_t pages = 0;
-    Call([&] { pages = core_.AvailableToPinned(); }).IgnoreError();
-    return pages;
+  PinnedRoom RoomForPinned() override {
+    PinnedRoom room;
+    Call([&] { room = {.pages = core_.AvailableToPinned(), .spare_pages = core_.SpareForPinned()}; }).IgnoreError();
+    return room;
   }
 
   Status SetPaused(bool paused, absl::Time deadline) override {
@@ -228,7 +229,8 @@ class BrokerImpl final : public Broker, private CoreSink {
     if (options_.zero_when_idle && !nothing_to_zero_) wait = std::min(wait, idle ? absl::ZeroDuration() : kIdleBeforeZero);
     if (wait <= absl::ZeroDuration()) return 0;
     // Rounded up: waking early would spin until the deadline.
-    return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(std::min(wait, absl::Hours(1)) + absl::Microseconds(999)), 3'600'000));
+    return static_cast<int>(
+        std::min<int64_t>(absl::ToInt64Milliseconds(std::min(wait, absl::Hours(1)) + absl::Microseconds(999)), 3'600'000));
   }
 
   void Handle(const epoll_event& event) {
@@ -270,7 +272,8 @@ class BrokerImpl final : public Broker, private CoreSink {
   // An inherited connection may wait long for its process to start; one from outside must say Hello soon.
   Status AddConnection(UniqueFd socket, bool inherited) {
     if (connections_.size() >= kMaxConnections) {
-      const Status refusal = ResourceExhausted("the page broker has {} connections; allowed: {}", connections_.size(), kMaxConnections);
+      const Status refusal =
+          ResourceExhausted("the page broker has {} connections; allowed: {}", connections_.size(), kMaxConnections);
       SendPacket(socket.get(), Encode(0, ToMessage(refusal))).IgnoreError();
       return refusal;
     }
@@ -328,8 +331,8 @@ class BrokerImpl final : public Broker, private CoreSink {
     Serve(connection, *envelope);
   }
 
-  // Some kernels do not stamp what is sent before the connection is accepted. Whoever made the connection then counts, but never for
-  // one that we made ourselves and handed out.
+  // Some kernels do not stamp what is sent before the connection is accepted. Whoever made the connection then counts, but never
+  // for one that we made ourselves and handed out.
   static std::optional<PeerCredentials> SenderOf(const Connection& connection, const ReceivedPacket& packet) {
     if (packet.sender || connection.inherited) return packet.sender;
     ucred peer{};
@@ -342,8 +345,9 @@ class BrokerImpl final : public Broker, private CoreSink {
     const auto* hello = std::get_if<HelloMessage>(&envelope.message);
     if (hello == nullptr) return FailedPrecondition("a connection starts with Hello, not with {}", NameOf(envelope.message));
     if (hello->version != kProtocolVersion) {
-      return FailedPrecondition("the client speaks version {} of the pool protocol and this node speaks {}; use one release for both",
-                                hello->version, kProtocolVersion);
+      return FailedPrecondition(
+          "the client speaks version {} of the pool protocol and this node speaks {}; use one release for both", hello->version,
+          kProtocolVersion);
     }
     if (!sender) return PermissionDenied("client '{}' does not say which process it is", hello->name);
     if (sender->uid != ::geteuid() && sender->uid != 0) {
@@ -358,8 +362,7 @@ class BrokerImpl final : public Broker, private CoreSink {
                                  .page_bytes = info.page_bytes,
                                  .device_name = info.name,
                                  .device_kind = info.kind};
-    TIDEPOOL_RETURN_IF_ERROR(
-        SendPacket(connection.socket.get(), Encode(envelope.call, welcome), device_->memory().shared_fd()));
+    TIDEPOOL_RETURN_IF_ERROR(SendPacket(connection.socket.get(), Encode(envelope.call, welcome), device_->memory().shared_fd()));
     connection.attached = true;
     connection.hello_by = absl::InfiniteFuture();
     connection.pid = sender->pid;
@@ -385,6 +388,8 @@ class BrokerImpl final : public Broker, private CoreSink {
       Send(connection, envelope.call, LeaseOpenedMessage{.lease = *lease, .limit_pages = core_.limit_pages(*lease)});
     } else if (const auto* close = std::get_if<CloseLeaseMessage>(&envelope.message)) {
       answer(core_.CloseLease(id, close->lease, now));
+    } else if (const auto* preferred = std::get_if<SetPreferredMessage>(&envelope.message)) {
+      answer(core_.SetPreferred(id, preferred->lease, preferred->pages));
     } else if (const auto* guarantee = std::get_if<SetGuaranteedMessage>(&envelope.message)) {
       answer(core_.SetGuaranteed(id, guarantee->lease, guarantee->pages, now));
     } else if (std::holds_alternative<DetachMessage>(envelope.message)) {
@@ -633,7 +638,8 @@ Status BrokerOptions::Validate(const device::DeviceInfo& info) const {
     fault(fmt::format("the reserve is {} pages; allowed: 0 to {}", reserve_pages, pages));
   }
   if (static_reclaimable_pages > pages) {
-    fault(fmt::format("the static split gives {} pages to reclaimable leases; allowed: at most {}", static_reclaimable_pages, pages));
+    fault(fmt::format("the static split gives {} pages to reclaimable leases; allowed: at most {}", static_reclaimable_pages,
+                      pages));
   }
   if (revoke_slack < absl::ZeroDuration()) fault("revoke_slack is negative; allowed: 0 or more");
   if (fence_after <= absl::ZeroDuration()) fault("fence_after is not positive; allowed: more than 0");

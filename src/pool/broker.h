@@ -1,7 +1,8 @@
 // The single writer of a node's page ledger: grants pages, asks them back, and takes over what dead processes held.
 //
 // Processes attach through a Unix socket (or an inherited connection) and get the device memory's descriptor once. The broker
-// runs on one event-loop thread. Every wait has a deadline: a tenant that does not give back in time is fenced (killed) and its pages taken.
+// runs on one event-loop thread. Every wait has a deadline: a tenant that does not give back in time is fenced (killed) and its
+// pages taken.
 #pragma once
 
 #include <functional>
@@ -19,8 +20,8 @@ namespace tidepool::pool {
 struct BrokerOptions {
   std::string socket_path;  // empty: only inherited connections
   FitPolicy fit = FitPolicy::kBestFit;
-  // Pages kept from reclaimable leases so that a small load need not disturb training. Training is shrunk until `reserve_max` is free
-  // and grows again only when more than that is free.
+  // Pages kept from reclaimable leases so that a small load need not disturb training. Training is shrunk until `reserve_max` is
+  // free and grows again only when more than that is free.
   int64_t reserve_pages = 0;
   // Static split: reclaimable leases together may hold this much and pinned ones the rest. Negative: no split.
   int64_t static_reclaimable_pages = -1;
@@ -60,8 +61,7 @@ class Broker {
   // A connected socket for a child process to inherit (already usable by pool::Client::Attach).
   virtual StatusOr<UniqueFd> Connect() = 0;
   virtual PoolStats Stats() = 0;
-  // How many pages a pinned lease could get by now and by reclaiming everything above the guarantees of reclaimable leases.
-  virtual int64_t AvailableToPinned() = 0;
+  virtual PinnedRoom RoomForPinned() = 0;
   // While paused, reclaimable leases shrink to their guaranteed size and their owners are told to stop computing.
   // Returns when all have done so, or DEADLINE_EXCEEDED.
   virtual Status SetPaused(bool paused, absl::Time deadline) = 0;

@@ -1,5 +1,6 @@
 #include "pool/broker.h"
 
+#include <absl/synchronization/notification.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,8 +8,6 @@
 #include <cstring>
 #include <random>
 #include <thread>
-
-#include <absl/synchronization/notification.h>
 
 #include "pool/client.h"
 #include "pool/protocol.h"
@@ -160,16 +159,16 @@ TEST_F(BrokerTest, TellsWhoHoldsWhat) {
   EXPECT_EQ(stats.leases[0].held_pages, 5);
   EXPECT_EQ(stats.leases[0].guaranteed_pages, 3);
   EXPECT_EQ(stats.leases[0].limit_pages, 16);
-  EXPECT_EQ(broker_->AvailableToPinned(), 27);
+  EXPECT_EQ(broker_->RoomForPinned().pages, 27);
 }
 
 TEST_F(BrokerTest, HandsMemoryOverFromTrainingToServing) {
   absl::Notification recorded;
   HandoverRecord record;
   StartBroker(32, {.on_handover = [&](const HandoverRecord& complete) {
-    record = complete;
-    recorded.Notify();
-  }});
+                record = complete;
+                recorded.Notify();
+              }});
   auto trainer = NewTrainer(32);
   auto worker = NewClient("worker");
   auto lease = worker->OpenLease({.name = "model:a", .burst_pages = 32}, Soon());
@@ -202,9 +201,10 @@ TEST_F(BrokerTest, PausesAndResumesTraining) {
   auto late = NewClient("late");
   EXPECT_TRUE(late->paused());
   absl::Notification resumed;
-  trainer->client->SetHandlers([](const RevokeRequest&) {}, [&](LeaseId, int64_t limit_pages, bool paused) {
-    if (!paused && limit_pages == 32 && !resumed.HasBeenNotified()) resumed.Notify();
-  });
+  trainer->client->SetHandlers([](const RevokeRequest&) {},
+                               [&](LeaseId, int64_t limit_pages, bool paused) {
+                                 if (!paused && limit_pages == 32 && !resumed.HasBeenNotified()) resumed.Notify();
+                               });
   ASSERT_TRUE(broker_->SetPaused(false, Soon()).ok());
   EXPECT_TRUE(resumed.WaitForNotificationWithDeadline(Soon()));
   EXPECT_FALSE(trainer->client->paused());
@@ -252,10 +252,12 @@ TEST_F(BrokerTest, ErrorsReachTheCaller) {
   auto lease = client->OpenLease({.name = "a", .burst_pages = 4}, Soon());
   ASSERT_TRUE(lease.ok());
   EXPECT_EQ(client->Grow(*lease, {.pages = 5}, Soon()).status().code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(MessageOf(client->Return(*lease, std::vector<Extent>{{0, 1}})), HasSubstr("returns page 0, which it does not hold"));
+  EXPECT_THAT(MessageOf(client->Return(*lease, std::vector<Extent>{{0, 1}})),
+              HasSubstr("returns page 0, which it does not hold"));
   EXPECT_THAT(MessageOf(client->Return(*lease, std::vector<Extent>{{0, 0}})), HasSubstr("not a part of the device"));
   EXPECT_THAT(MessageOf(client->SetGuaranteed(*lease, 5, Soon())), HasSubstr("allowed: 0 to its burst of 4"));
-  EXPECT_THAT(MessageOf(client->Grow(LeaseId(99), {.pages = 1}, Soon()).status()), HasSubstr("lease 99 is not open in client 'worker'"));
+  EXPECT_THAT(MessageOf(client->Grow(LeaseId(99), {.pages = 1}, Soon()).status()),
+              HasSubstr("lease 99 is not open in client 'worker'"));
   EXPECT_THAT(MessageOf(client->FinishRevoke({.lease = *lease, .demand = DemandId(5)}, {})), HasSubstr("has no open request 5"));
   EXPECT_TRUE(client->CloseLease(*lease).ok());
   EXPECT_EQ(client->CloseLease(*lease).code(), StatusCode::kNotFound);
@@ -324,11 +326,12 @@ TEST_F(BrokerTest, RefusesAnotherVersionOfTheProtocol) {
   StartBroker(4);
   PacketSocket socket = RawConnection(/*say_hello=*/false);
   std::string hello = Encode(9, HelloMessage{.name = "future"});
-  hello[12] = 2;
+  hello[12] = kProtocolVersion + 1;
   ASSERT_TRUE(socket.Send(hello, Soon()).ok());
   const Status refusal = NextStatus(socket, 9);
   EXPECT_EQ(refusal.code(), StatusCode::kFailedPrecondition);
-  EXPECT_THAT(MessageOf(refusal), HasSubstr("speaks version 2 of the pool protocol and this node speaks 1"));
+  EXPECT_THAT(MessageOf(refusal), HasSubstr(fmt::format("speaks version {} of the pool protocol and this node speaks {}",
+                                                        kProtocolVersion + 1, kProtocolVersion)));
   EXPECT_EQ(socket.Receive(Soon()).status().code(), StatusCode::kUnavailable);
 }
 
@@ -379,10 +382,25 @@ TEST_F(BrokerTest, SurvivesAClientThatSendsNonsense) {
   for (int i = 0; i < 5000; ++i) {
     std::string packet;
     switch (random() % 5) {
-      case 0: packet = Encode(1, GrowMessage{.lease = LeaseId(own), .pages = static_cast<int64_t>(random()) >> (random() % 64), .min_run_pages = static_cast<int64_t>(random()) >> (random() % 64), .timeout_ns = static_cast<int64_t>(random() % 1000)}); break;
-      case 1: packet = Encode(1, ReturnMessage{.lease = LeaseId(own), .extents = {{static_cast<int32_t>(random() % 40), static_cast<int32_t>(random() % 5)}}}); break;
-      case 2: packet = Encode(1, SetGuaranteedMessage{.lease = LeaseId(own), .pages = static_cast<int64_t>(random()) >> (random() % 64)}); break;
-      case 3: packet = Encode(1, OpenLeaseMessage{.options = {.name = "x", .guaranteed_pages = static_cast<int64_t>(random()) >> (random() % 64), .burst_pages = static_cast<int64_t>(random() % 40)}}); break;
+      case 0:
+        packet = Encode(1, GrowMessage{.lease = LeaseId(own),
+                                       .pages = static_cast<int64_t>(random()) >> (random() % 64),
+                                       .min_run_pages = static_cast<int64_t>(random()) >> (random() % 64),
+                                       .timeout_ns = static_cast<int64_t>(random() % 1000)});
+        break;
+      case 1:
+        packet = Encode(1, ReturnMessage{.lease = LeaseId(own),
+                                         .extents = {{static_cast<int32_t>(random() % 40), static_cast<int32_t>(random() % 5)}}});
+        break;
+      case 2:
+        packet =
+            Encode(1, SetGuaranteedMessage{.lease = LeaseId(own), .pages = static_cast<int64_t>(random()) >> (random() % 64)});
+        break;
+      case 3:
+        packet = Encode(1, OpenLeaseMessage{.options = {.name = "x",
+                                                        .guaranteed_pages = static_cast<int64_t>(random()) >> (random() % 64),
+                                                        .burst_pages = static_cast<int64_t>(random() % 40)}});
+        break;
       default:
         packet.resize(1 + random() % 60);
         for (char& byte : packet) byte = static_cast<char>(random());
@@ -447,8 +465,10 @@ TEST(BrokerOptionsTest, ReportsAllFaultsAtOnce) {
 }
 
 TEST(ClientOptionsTest, NeedsANameAndOneAddress) {
-  EXPECT_THAT(MessageOf(Client::Attach({.socket_path = "/x"}).status()), HasSubstr("pool client name '' has 0 bytes; allowed: 1 to 256"));
-  EXPECT_THAT(MessageOf(Client::Attach({.name = "c"}).status()), HasSubstr("needs either a socket path or an inherited connection"));
+  EXPECT_THAT(MessageOf(Client::Attach({.socket_path = "/x"}).status()),
+              HasSubstr("pool client name '' has 0 bytes; allowed: 1 to 256"));
+  EXPECT_THAT(MessageOf(Client::Attach({.name = "c"}).status()),
+              HasSubstr("needs either a socket path or an inherited connection"));
   const Status nobody = Client::Attach({.socket_path = "/nonexistent/pool.sock", .name = "c"}).status();
   EXPECT_EQ(nobody.code(), StatusCode::kNotFound);
   EXPECT_THAT(MessageOf(nobody), HasSubstr("attaching client 'c' to the page broker: connecting to '/nonexistent/pool.sock'"));

@@ -1,5 +1,7 @@
 #include "pool/client.h"
 
+#include <absl/container/flat_hash_map.h>
+#include <absl/synchronization/mutex.h>
 #include <poll.h>
 #include <sched.h>
 
@@ -10,9 +12,6 @@
 #include <map>
 #include <optional>
 #include <thread>
-
-#include <absl/container/flat_hash_map.h>
-#include <absl/synchronization/mutex.h>
 
 #include "base/log.h"
 #include "pool/protocol.h"
@@ -61,7 +60,8 @@ struct Notice {
 
 class ClientImpl final : public Client {
  public:
-  ClientImpl(std::string name, Clock* clock, PacketSocket socket) : name_(std::move(name)), clock_(clock), socket_(std::move(socket)) {}
+  ClientImpl(std::string name, Clock* clock, PacketSocket socket)
+      : name_(std::move(name)), clock_(clock), socket_(std::move(socket)) {}
 
   Status Start(absl::Time deadline) {
     TIDEPOOL_RETURN_IF_ERROR(socket_.Send(Encode(1, HelloMessage{.name = name_}), deadline));
@@ -76,8 +76,8 @@ class ClientImpl final : public Client {
       return Internal("the page broker answered Hello with {} and {} descriptors", NameOf(envelope.message), packet.fds.size());
     }
     if (welcome->version != kProtocolVersion) {
-      return FailedPrecondition("the page broker speaks version {} of the pool protocol and this client speaks {}", welcome->version,
-                                kProtocolVersion);
+      return FailedPrecondition("the page broker speaks version {} of the pool protocol and this client speaks {}",
+                                welcome->version, kProtocolVersion);
     }
     const device::DeviceInfo info{.name = welcome->device_name,
                                   .kind = welcome->device_kind,
@@ -171,6 +171,11 @@ class ClientImpl final : public Client {
     return {};
   }
 
+  Status SetPreferred(LeaseId lease, int64_t pages, absl::Time deadline) override {
+    TIDEPOOL_RETURN_IF_ERROR(Find(lease).status());
+    return StatusOf(Call(SetPreferredMessage{.lease = lease, .pages = pages}, deadline));
+  }
+
   Status SetGuaranteed(LeaseId lease, int64_t pages, absl::Time deadline) override {
     TIDEPOOL_RETURN_IF_ERROR(Find(lease).status());
     return StatusOf(Call(SetGuaranteedMessage{.lease = lease, .pages = pages}, deadline));
@@ -234,7 +239,8 @@ class ClientImpl final : public Client {
   static Status Gone() { return Unavailable("the page broker of this node is gone"); }
 
   static Status Unexpected(std::string_view call, const Message& answer) {
-    if (const auto* status = std::get_if<StatusMessage>(&answer); status != nullptr && status->code != 0) return ToStatus(*status);
+    if (const auto* status = std::get_if<StatusMessage>(&answer); status != nullptr && status->code != 0)
+      return ToStatus(*status);
     return Internal("the page broker answered {} with {}", call, NameOf(answer));
   }
 
@@ -324,7 +330,8 @@ class ClientImpl final : public Client {
       if (found != pending_.end()) {
         // Counted here, in the order of the broker's messages: a request to give back that comes next sees these pages.
         if (const auto* granted = std::get_if<GrantedMessage>(&envelope.message)) {
-          if (const auto lease = leases_.find(granted->lease); lease != leases_.end()) lease->second->held.fetch_add(PagesIn(granted->extents));
+          if (const auto lease = leases_.find(granted->lease); lease != leases_.end())
+            lease->second->held.fetch_add(PagesIn(granted->extents));
         }
         found->second->answer = std::move(envelope.message);
         return;
@@ -419,7 +426,8 @@ class ClientImpl final : public Client {
       } else if (on_revoke) {
         on_revoke(*notice.revoke);
       } else {
-        Log(LogLevel::kError, "nobody handles a request to give memory back", {{"client", name_}, {"lease", notice.revoke->lease.value()}});
+        Log(LogLevel::kError, "nobody handles a request to give memory back",
+            {{"client", name_}, {"lease", notice.revoke->lease.value()}});
       }
     }
   }
@@ -453,8 +461,8 @@ class ClientImpl final : public Client {
 
 StatusOr<std::unique_ptr<Client>> Client::Attach(ClientOptions options) {
   if (options.name.empty() || options.name.size() > kMaxNameBytes) {
-    return InvalidArgument("pool client name '{}' has {} bytes; allowed: 1 to {}", options.name.substr(0, 40), options.name.size(),
-                           kMaxNameBytes);
+    return InvalidArgument("pool client name '{}' has {} bytes; allowed: 1 to {}", options.name.substr(0, 40),
+                           options.name.size(), kMaxNameBytes);
   }
   if (options.connected_socket.valid() == !options.socket_path.empty()) {
     return InvalidArgument("pool client '{}' needs either a socket path or an inherited connection", options.name);
@@ -462,7 +470,8 @@ StatusOr<std::unique_ptr<Client>> Client::Attach(ClientOptions options) {
   PacketSocket socket(std::move(options.connected_socket));
   if (!socket.valid()) {
     auto connected = PacketSocket::Connect(options.socket_path);
-    if (!connected.ok()) return Annotate(connected.status(), fmt::format("attaching client '{}' to the page broker", options.name));
+    if (!connected.ok())
+      return Annotate(connected.status(), fmt::format("attaching client '{}' to the page broker", options.name));
     socket = std::move(*connected);
   }
   const absl::Time deadline = Clock::Real()->Now() + options.attach_timeout;

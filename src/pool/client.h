@@ -1,7 +1,7 @@
 // A process's connection to the page broker of its node, and the leases it holds there.
 //
-// The device memory is mapped once when attaching; growing and returning change the ledger (and, in strict mode, what is accessible).
-// If the broker dies every call returns UNAVAILABLE; if this process dies the broker takes back what it held.
+// The device memory is mapped once when attaching; growing and returning change the ledger (and, in strict mode, what is
+// accessible). If the broker dies every call returns UNAVAILABLE; if this process dies the broker takes back what it held.
 #pragma once
 
 #include <functional>
@@ -18,9 +18,9 @@
 namespace tidepool::pool {
 
 struct ClientOptions {
-  std::string socket_path;   // the broker's socket; or
-  UniqueFd connected_socket; // a connection that was inherited from the node
-  std::string name;          // "worker", "train:demo"
+  std::string socket_path;    // the broker's socket; or
+  UniqueFd connected_socket;  // a connection that was inherited from the node
+  std::string name;           // "worker", "train:demo"
   absl::Duration attach_timeout = absl::Seconds(10);
   Clock* clock = Clock::Real();
 };
@@ -50,6 +50,9 @@ class Client {
   virtual Status Return(LeaseId lease, std::span<const Extent> extents) = 0;
   // Changes how much of the lease can never be asked back. RESOURCE_EXHAUSTED if the guarantees would exceed the device.
   virtual Status SetGuaranteed(LeaseId lease, int64_t pages, absl::Time deadline) = 0;
+  // Says below which size the owner of a reclaimable lease gets much slower. Nothing is promised: whoever places pinned leases
+  // spares it where that costs little. INVALID_ARGUMENT for a pinned lease or beyond the burst.
+  virtual Status SetPreferred(LeaseId lease, int64_t pages, absl::Time deadline) = 0;
 
   // How much a reclaimable lease may hold at this moment; its burst for a pinned lease. Never blocks.
   virtual int64_t limit_pages(LeaseId lease) const = 0;

@@ -44,8 +44,8 @@ Status PoolCore::CheckStaticSplit(const LeaseRecord& record, int64_t pages) cons
   if (options_.static_reclaimable_pages < 0 || record.options.lease_class == LeaseClass::kReclaimable) return {};
   const int64_t share = options_.pages - options_.static_reclaimable_pages;
   const int64_t used = PinnedPages() + WaitingDemand();
-  const int64_t more = std::max(record.held + pages, record.options.guaranteed_pages) -
-                       std::max(record.held, record.options.guaranteed_pages);
+  const int64_t more =
+      std::max(record.held + pages, record.options.guaranteed_pages) - std::max(record.held, record.options.guaranteed_pages);
   if (used + more <= share) return {};
   return ResourceExhausted("lease '{}' holds {} pages and asks for {} more; pinned leases share {} pages and have {}",
                            record.options.name, record.held, pages, share, used);
@@ -137,6 +137,14 @@ int64_t PoolCore::AvailableToPinned() const {
   return std::max<int64_t>(0, most);
 }
 
+int64_t PoolCore::SpareForPinned() const {
+  const int64_t most = AvailableToPinned();
+  if (options_.static_reclaimable_pages >= 0) return most;  // nothing moves
+  int64_t kept = 0;
+  for (const auto& [id, tenant] : tenants_) kept += std::max(tenant.preferred, ledger_.Find(id)->options.guaranteed_pages);
+  return std::min(most, options_.pages - PinnedPages() - WaitingDemand() - kept);
+}
+
 void PoolCore::Grow(const CallId& call, LeaseId lease, const GrowOptions& options, absl::Time deadline, absl::Time now) {
   Status allowed = CheckOwner(call.client, lease);
   if (allowed.ok() && ledger_.Find(lease)->options.lease_class == LeaseClass::kReclaimable) {
@@ -149,7 +157,8 @@ void PoolCore::Grow(const CallId& call, LeaseId lease, const GrowOptions& option
     sink_->Answer(call, allowed);
     return;
   }
-  const Waiting request{.demand = DemandId(next_demand_++), .call = call, .lease = lease, .options = options, .deadline = deadline};
+  const Waiting request{
+      .demand = DemandId(next_demand_++), .call = call, .lease = lease, .options = options, .deadline = deadline};
   if (pinned_waiting_.empty()) {
     if (auto grant = ledger_.Grow(lease, options); grant.ok()) {
       GrantTo(request, *grant);
@@ -162,7 +171,8 @@ void PoolCore::Grow(const CallId& call, LeaseId lease, const GrowOptions& option
   Settle(now);
 }
 
-void PoolCore::GrowReclaimable(const CallId& call, LeaseId lease, const GrowOptions& options, absl::Time deadline, absl::Time now) {
+void PoolCore::GrowReclaimable(const CallId& call, LeaseId lease, const GrowOptions& options, absl::Time deadline,
+                               absl::Time now) {
   const LeaseRecord& record = *ledger_.Find(lease);
   const Tenant& tenant = tenants_.at(lease);
   Status allowed = ledger_.CheckGrow(lease, options);
@@ -174,7 +184,8 @@ void PoolCore::GrowReclaimable(const CallId& call, LeaseId lease, const GrowOpti
     sink_->Answer(call, allowed);
     return;
   }
-  const Waiting request{.demand = DemandId(next_demand_++), .call = call, .lease = lease, .options = options, .deadline = deadline};
+  const Waiting request{
+      .demand = DemandId(next_demand_++), .call = call, .lease = lease, .options = options, .deadline = deadline};
   if (Enqueue(&reclaimable_waiting_, request, now)) Settle(now);
 }
 
@@ -182,8 +193,8 @@ bool PoolCore::Enqueue(std::deque<Waiting>* queue, Waiting request, absl::Time n
   const size_t waiting = pinned_waiting_.size() + reclaimable_waiting_.size();
   const std::string& name = ledger_.Find(request.lease)->options.name;
   if (waiting >= options_.waiting_limit) {
-    sink_->Answer(request.call, ResourceExhausted("lease '{}' would wait for {} pages, but {} requests wait already; allowed: {}", name,
-                                                  request.options.pages, waiting, options_.waiting_limit));
+    sink_->Answer(request.call, ResourceExhausted("lease '{}' would wait for {} pages, but {} requests wait already; allowed: {}",
+                                                  name, request.options.pages, waiting, options_.waiting_limit));
     return false;
   }
   if (request.deadline <= now && queue == &pinned_waiting_) {
@@ -302,8 +313,7 @@ Status PoolCore::SetGuaranteed(ClientId client, LeaseId lease, int64_t pages, ab
   if (more > 0) {
     // What a pinned lease holds above its guarantee only changes its name.
     const bool pinned = record.options.lease_class == LeaseClass::kPinned;
-    const int64_t held_already =
-        pinned ? std::min(more, std::max<int64_t>(0, record.held - record.options.guaranteed_pages)) : 0;
+    const int64_t held_already = pinned ? std::min(more, std::max<int64_t>(0, record.held - record.options.guaranteed_pages)) : 0;
     const int64_t room = ledger_.unpromised_pages() - PromisedBursts();
     if (more - held_already > room) {
       return ResourceExhausted("lease '{}' asks for {} guaranteed pages instead of {}; {} pages are not promised to others",
@@ -321,6 +331,20 @@ Status PoolCore::SetGuaranteed(ClientId client, LeaseId lease, int64_t pages, ab
   }
   TIDEPOOL_RETURN_IF_ERROR(ledger_.SetGuaranteed(lease, pages));
   Settle(now);
+  return {};
+}
+
+Status PoolCore::SetPreferred(ClientId client, LeaseId lease, int64_t pages) {
+  TIDEPOOL_RETURN_IF_ERROR(CheckOwner(client, lease));
+  const LeaseOptions& options = ledger_.Find(lease)->options;
+  if (options.lease_class != LeaseClass::kReclaimable) {
+    return InvalidArgument("lease '{}' is pinned; only reclaimable leases have a preferred size", options.name);
+  }
+  if (pages < 0 || pages > options.burst_pages) {
+    return InvalidArgument("lease '{}' prefers {} pages; allowed: 0 to its burst of {}", options.name, pages,
+                           options.burst_pages);
+  }
+  tenants_.at(lease).preferred = pages;
   return {};
 }
 
@@ -383,7 +407,8 @@ void PoolCore::Tick(absl::Time now) {
       const LedgerCounts counts = ledger_.counts();
       Refuse(request,
              DeadlineExceeded("lease '{}' waited in vain for {} pages; {} are available and {} are being given up",
-                              ledger_.Find(request.lease)->options.name, request.options.pages, ledger_.available(), counts.returning),
+                              ledger_.Find(request.lease)->options.name, request.options.pages, ledger_.available(),
+                              counts.returning),
              now);
       changed = true;
     }
@@ -393,8 +418,9 @@ void PoolCore::Tick(absl::Time now) {
     for (const Obligation& obligation : tenant.obligations) {
       if (obligation.fence_at > now) continue;
       const LeaseRecord& record = *ledger_.Find(lease);
-      FenceClient(record.client, fmt::format("lease '{}' holds {} pages, {} after it was asked to come down to {}", record.options.name,
-                                             record.held, tidepool::FormatDuration(options_.fence_after), obligation.limit));
+      FenceClient(record.client,
+                  fmt::format("lease '{}' holds {} pages, {} after it was asked to come down to {}", record.options.name,
+                              record.held, tidepool::FormatDuration(options_.fence_after), obligation.limit));
     }
   }
   for (auto& [client, record] : clients_) {

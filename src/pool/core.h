@@ -1,8 +1,8 @@
-// The broker's decisions: who gets pages now, who waits, who must give back, who is fenced. Events and the time go in, decisions come
-// out through CoreSink. broker.cc runs it on real sockets.
+// The broker's decisions: who gets pages now, who waits, who must give back, who is fenced. Events and the time go in, decisions
+// come out through CoreSink. broker.cc runs it on real sockets.
 //
-// Waiting requests are served in order of arrival within a class, pinned leases first. A request of a reclaimable lease that would pass
-// its present limit is refused at once, so that its owner can shrink its work instead of waiting.
+// Waiting requests are served in order of arrival within a class, pinned leases first. A request of a reclaimable lease that
+// would pass its present limit is refused at once, so that its owner can shrink its work instead of waiting.
 //
 // A pure state machine: no threads, no sockets, no system time. Thread-compatible.
 #pragma once
@@ -48,7 +48,7 @@ struct CoreOptions {
   int64_t static_reclaimable_pages = -1;
   absl::Duration revoke_slack = absl::Milliseconds(200);
   absl::Duration fence_after = absl::Seconds(5);
-  size_t waiting_limit = 1024;       // Grow requests of all clients
+  size_t waiting_limit = 1024;  // Grow requests of all clients
   size_t leases_per_client = 4096;
 };
 
@@ -72,11 +72,12 @@ class PoolCore {
   void GrantReady(DemandId demand, absl::Duration zero_time, absl::Time now);
   Status Return(ClientId client, LeaseId lease, std::span<const Extent> extents, absl::Time now);
   Status SetGuaranteed(ClientId client, LeaseId lease, int64_t pages, absl::Time now);
+  Status SetPreferred(ClientId client, LeaseId lease, int64_t pages);
   Status FinishRevoke(ClientId client, const RevokeReport& report, absl::Time now);
   void SetPaused(bool paused, absl::Time now);
 
-  // The connection ended. `clean`: the client has no mapping of device memory any more, so its pages are free at once; otherwise they wait
-  // for ClientGone, and the client is fenced after fence_after.
+  // The connection ended. `clean`: the client has no mapping of device memory any more, so its pages are free at once; otherwise
+  // they wait for ClientGone, and the client is fenced after fence_after.
   void Disconnect(ClientId client, bool clean, absl::Time now);
   // The process does not exist any more. May come without Disconnect.
   void ClientGone(ClientId client, absl::Time now);
@@ -90,6 +91,8 @@ class PoolCore {
   // Whether every tenant has done what the pause asked of it.
   bool PauseComplete() const;
   int64_t AvailableToPinned() const;
+  // Of those, what leaves every reclaimable lease the size that it prefers; negative by as much as they miss already.
+  int64_t SpareForPinned() const;
   PoolStats Stats();
   Ledger& ledger() { return ledger_; }
   void CountZeroed(int64_t pages) { zeroed_ += pages; }
@@ -110,11 +113,12 @@ class PoolCore {
   // A reclaimable lease's side of things.
   struct Tenant {
     int64_t limit = 0;
+    int64_t preferred = 0;             // pages; below that its owner gets much slower
     bool announced = false;            // its owner knows the lease and may be told of changes
     int64_t asked_limit = 0;           // of the newest open request
     std::set<DemandId> open_requests;  // FinishRevoke has not come
     std::vector<Obligation> obligations;
-    DemandId stop_request;             // of a pause: until it is finished, the owner has not said that it stopped
+    DemandId stop_request;  // of a pause: until it is finished, the owner has not said that it stopped
   };
   struct Waiting {
     DemandId demand;

@@ -120,12 +120,14 @@ TEST_F(CoreTest, TakesFromTrainingWhatServingNeeds) {
   ASSERT_THAT(sink_.grants, SizeIs(2));
   EXPECT_THAT(sink_.grants[1].grant.extents, ElementsAre(Extent{0, 30}));
   EXPECT_THAT(sink_.grants[1].grant.zero, ElementsAre(Extent{0, 30}));
-  EXPECT_TRUE(core_->FinishRevoke(kTrainer,
-                                  {.lease = training,
-                                   .demand = request.demand,
-                                   .received = absl::UnixEpoch() + absl::Milliseconds(1),
-                                   .parts = {.wait = absl::Milliseconds(2), .unwind = absl::Milliseconds(1), .aborted = true}},
-                                  now_).ok());
+  EXPECT_TRUE(core_
+                  ->FinishRevoke(kTrainer,
+                                 {.lease = training,
+                                  .demand = request.demand,
+                                  .received = absl::UnixEpoch() + absl::Milliseconds(1),
+                                  .parts = {.wait = absl::Milliseconds(2), .unwind = absl::Milliseconds(1), .aborted = true}},
+                                 now_)
+                  .ok());
   EXPECT_THAT(sink_.handovers, IsEmpty()) << "not complete before the pages are clear";
   now_ += absl::Milliseconds(2);
   core_->GrantReady(sink_.grants[1].demand, absl::Milliseconds(2), now_);
@@ -161,7 +163,8 @@ TEST_F(CoreTest, RefusesTrainingAtOnceAboveItsLimit) {
   Grow(kTrainer, training, 6, absl::Hours(1));
   ASSERT_THAT(sink_.answers, SizeIs(1));
   EXPECT_EQ(sink_.answers[0].second.code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(MessageOf(sink_.answers[0].second), HasSubstr("lease 'train' holds 85 pages and asks for 6 more; its present limit is 90"));
+  EXPECT_THAT(MessageOf(sink_.answers[0].second),
+              HasSubstr("lease 'train' holds 85 pages and asks for 6 more; its present limit is 90"));
 }
 
 TEST_F(CoreTest, OneRequestToGiveBackServesSeveralDemands) {
@@ -175,7 +178,8 @@ TEST_F(CoreTest, OneRequestToGiveBackServesSeveralDemands) {
   Return(kTrainer, training, {{20, 25}});
   ASSERT_THAT(sink_.grants, SizeIs(3));
   for (const auto& grant : sink_.grants) core_->GrantReady(grant.demand, absl::ZeroDuration(), now_);
-  EXPECT_TRUE(core_->FinishRevoke(kTrainer, {.lease = training, .demand = sink_.revokes[0].second.demand, .received = now_}, now_).ok());
+  EXPECT_TRUE(
+      core_->FinishRevoke(kTrainer, {.lease = training, .demand = sink_.revokes[0].second.demand, .received = now_}, now_).ok());
   EXPECT_THAT(sink_.handovers, SizeIs(2)) << "both waited for it";
 }
 
@@ -188,7 +192,8 @@ TEST_F(CoreTest, ALaterAnswerCoversEarlierRequests) {
   ASSERT_THAT(sink_.revokes, SizeIs(2));
   EXPECT_EQ(sink_.revokes[1].second.limit_pages, 70);
   Return(kTrainer, training, {{0, 30}});
-  EXPECT_TRUE(core_->FinishRevoke(kTrainer, {.lease = training, .demand = sink_.revokes[1].second.demand, .received = now_}, now_).ok());
+  EXPECT_TRUE(
+      core_->FinishRevoke(kTrainer, {.lease = training, .demand = sink_.revokes[1].second.demand, .received = now_}, now_).ok());
   for (const auto& grant : sink_.grants) core_->GrantReady(grant.demand, absl::ZeroDuration(), now_);
   EXPECT_THAT(sink_.handovers, SizeIs(2));
   EXPECT_THAT(MessageOf(core_->FinishRevoke(kTrainer, {.lease = training, .demand = sink_.revokes[0].second.demand}, now_)),
@@ -249,6 +254,29 @@ TEST_F(CoreTest, RefusesAtOnceWhatNobodyCanGive) {
   EXPECT_EQ(core_->AvailableToPinned(), 0);
 }
 
+TEST_F(CoreTest, SparesTheSizeThatTrainingPrefersInWhatItCallsSpare) {
+  Start({.pages = 100});
+  const LeaseId training = Training(100, 40), model = Pinned(100);
+  EXPECT_EQ(core_->SpareForPinned(), 60);
+  ASSERT_TRUE(core_->SetPreferred(kTrainer, training, 70).ok());
+  EXPECT_EQ(core_->SpareForPinned(), 30);
+  EXPECT_EQ(core_->AvailableToPinned(), 60);  // it is a wish, not a promise
+  Take(kServer, model, 50);
+  EXPECT_EQ(core_->SpareForPinned(), -20);
+  EXPECT_EQ(core_->AvailableToPinned(), 10);
+  ASSERT_TRUE(core_->SetPreferred(kTrainer, training, 10).ok());  // below the guarantee: that counts
+  EXPECT_EQ(core_->SpareForPinned(), 10);
+}
+
+TEST_F(CoreTest, RefusesAPreferredSizeThatMeansNothing) {
+  Start({.pages = 100});
+  const LeaseId training = Training(80, 40), model = Pinned(100);
+  EXPECT_THAT(MessageOf(core_->SetPreferred(kServer, model, 10)), HasSubstr("only reclaimable leases have a preferred size"));
+  EXPECT_THAT(MessageOf(core_->SetPreferred(kTrainer, training, 81)),
+              HasSubstr("prefers 81 pages; allowed: 0 to its burst of 80"));
+  EXPECT_EQ(core_->SetPreferred(kServer, training, 10).code(), StatusCode::kPermissionDenied);
+}
+
 TEST_F(CoreTest, PromisesNoPageToTwoWaitingRequests) {
   Start({.pages = 100});
   const LeaseId training = Training(100, 40), model = Pinned(100);
@@ -299,7 +327,8 @@ TEST_F(CoreTest, FencesATenantThatStaysAboveItsLimit) {
   Take(kTrainer, training, 100);
   Grow(kServer, model, 20, absl::Seconds(30));
   Return(kTrainer, training, {{0, 10}});
-  const Status told = core_->FinishRevoke(kTrainer, {.lease = training, .demand = sink_.revokes[0].second.demand, .received = now_}, now_);
+  const Status told =
+      core_->FinishRevoke(kTrainer, {.lease = training, .demand = sink_.revokes[0].second.demand, .received = now_}, now_);
   EXPECT_EQ(told.code(), StatusCode::kFailedPrecondition);
   EXPECT_THAT(MessageOf(told), HasSubstr("with 90 pages; its limit is 80, and it is fenced if it stays above that"));
   Pass(absl::Milliseconds(4999));
@@ -441,7 +470,8 @@ TEST_F(CoreTest, StaticSplitKeepsBothSidesApart) {
   EXPECT_THAT(sink_.revokes, IsEmpty());
   EXPECT_THAT(MessageOf(core_->OpenLease(kServer, {.name = "x", .guaranteed_pages = 11, .burst_pages = 20}, now_).status()),
               HasSubstr("pinned leases share 60 pages and have 50"));
-  EXPECT_THAT(MessageOf(core_->SetGuaranteed(kTrainer, training, 41, now_)), HasSubstr("reclaimable leases share 40 pages and have 0"));
+  EXPECT_THAT(MessageOf(core_->SetGuaranteed(kTrainer, training, 41, now_)),
+              HasSubstr("reclaimable leases share 40 pages and have 0"));
 }
 
 TEST_F(CoreTest, RaisingAGuaranteeTakesFromTraining) {
@@ -484,8 +514,8 @@ TEST_F(CoreTest, ClosingALeaseReturnsItsPagesAndAnswersItsRequests) {
   EXPECT_EQ(core_->limit_pages(training), 100);
 }
 
-// Random tenants, some of which obey, some late, some never, and all of which may die. Everything that is asked gets one answer, and the
-// ledger stays sound.
+// Random tenants, some of which obey, some late, some never, and all of which may die. Everything that is asked gets one answer,
+// and the ledger stays sound.
 TEST_F(CoreTest, AnswersEverythingOnceUnderRandomSchedules) {
   for (uint64_t seed = 1; seed <= 150; ++seed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));

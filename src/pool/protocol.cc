@@ -27,9 +27,13 @@ class Writer {
   }
   void Flag(bool value) { Number(static_cast<uint8_t>(value ? 1 : 0)); }
   template <typename E>
-  void Enum(E value) { Number(static_cast<uint8_t>(value)); }
+  void Enum(E value) {
+    Number(static_cast<uint8_t>(value));
+  }
   template <typename Id>
-  void Identity(Id id) { Number(id.value()); }
+  void Identity(Id id) {
+    Number(id.value());
+  }
   void Text(std::string_view text, size_t limit) {
     text = text.substr(0, limit);
     Number(static_cast<uint16_t>(text.size()));
@@ -59,7 +63,8 @@ class Reader {
     if (data_.size() < sizeof(T)) return Fault("ends in the middle of a field");
     using Bits = std::make_unsigned_t<T>;
     Bits bits = 0;
-    for (size_t i = 0; i < sizeof(T); ++i) bits = static_cast<Bits>(bits | static_cast<Bits>(static_cast<Bits>(static_cast<uint8_t>(data_[i])) << (8 * i)));
+    for (size_t i = 0; i < sizeof(T); ++i)
+      bits = static_cast<Bits>(bits | static_cast<Bits>(static_cast<Bits>(static_cast<uint8_t>(data_[i])) << (8 * i)));
     *value = static_cast<T>(bits);
     data_.remove_prefix(sizeof(T));
   }
@@ -135,20 +140,38 @@ void LeaseFields(IO& io, Options& options) {
 // Gives Writer the interface of the field lists.
 struct WriteFields {
   Writer& writer;
-  template <typename T> void Number(const T& value) { writer.Number(value); }
+  template <typename T>
+  void Number(const T& value) {
+    writer.Number(value);
+  }
   void Flag(const bool& value) { writer.Flag(value); }
-  template <typename E> void Enum(const E& value, E) { writer.Enum(value); }
-  template <typename Id> void Identity(const Id& id) { writer.Identity(id); }
+  template <typename E>
+  void Enum(const E& value, E) {
+    writer.Enum(value);
+  }
+  template <typename Id>
+  void Identity(const Id& id) {
+    writer.Identity(id);
+  }
   void Text(const std::string& text, size_t limit) { writer.Text(text, limit); }
   void Extents(const std::vector<Extent>& extents) { writer.Extents(extents); }
 };
 
 struct ReadFields {
   Reader& reader;
-  template <typename T> void Number(T& value) { reader.Number(&value); }
+  template <typename T>
+  void Number(T& value) {
+    reader.Number(&value);
+  }
   void Flag(bool& value) { reader.Flag(&value); }
-  template <typename E> void Enum(E& value, E last) { reader.Enum(&value, last); }
-  template <typename Id> void Identity(Id& id) { reader.Identity(&id); }
+  template <typename E>
+  void Enum(E& value, E last) {
+    reader.Enum(&value, last);
+  }
+  template <typename Id>
+  void Identity(Id& id) {
+    reader.Identity(&id);
+  }
   void Text(std::string& text, size_t limit) { reader.Text(&text, limit); }
   void Extents(std::vector<Extent>& extents) { reader.Extents(&extents); }
 };
@@ -176,7 +199,7 @@ void Fields(IO& io, M& m) {
     io.Identity(m.lease), io.Number(m.pages), io.Number(m.min_run_pages), io.Number(m.timeout_ns);
   } else if constexpr (kIs<M, GrantedMessage> || kIs<M, ReturnMessage>) {
     io.Identity(m.lease), io.Extents(m.extents);
-  } else if constexpr (kIs<M, SetGuaranteedMessage>) {
+  } else if constexpr (kIs<M, SetGuaranteedMessage> || kIs<M, SetPreferredMessage>) {
     io.Identity(m.lease), io.Number(m.pages);
   } else if constexpr (kIs<M, RevokeMessage>) {
     io.Identity(m.lease), io.Identity(m.demand), io.Number(m.limit_pages), io.Number(m.slack_ns);
@@ -208,6 +231,7 @@ constexpr std::string_view NameOfType() {
   if constexpr (kIs<M, LimitMessage>) return "Limit";
   if constexpr (kIs<M, PausedMessage>) return "Paused";
   if constexpr (kIs<M, DetachMessage>) return "Detach";
+  if constexpr (kIs<M, SetPreferredMessage>) return "SetPreferred";
 }
 
 template <typename M>
@@ -260,7 +284,8 @@ std::string Encode(uint32_t call, const Message& message) {
 }
 
 StatusOr<Envelope> Decode(std::string_view packet) {
-  if (packet.size() < kHeaderBytes) return InvalidArgument("message of {} bytes; allowed: {} or more", packet.size(), kHeaderBytes);
+  if (packet.size() < kHeaderBytes)
+    return InvalidArgument("message of {} bytes; allowed: {} or more", packet.size(), kHeaderBytes);
   Reader header(packet.substr(0, kHeaderBytes));
   uint16_t type = 0, zero = 0;
   Envelope envelope;

@@ -1,9 +1,9 @@
 // Messages between the broker and its clients. docs/pool.md has the byte-exact table.
 //
-// One message is one packet: a header of 8 bytes (u16 type, u16 zero, u32 call), then the fields in the order of the structs below,
-// little-endian, without padding. Text is a u16 length and its bytes. An answer carries the call number of its request; what the broker
-// says of its own accord carries 0. Every change of a message raises kProtocolVersion, and the two sides refuse each other unless they speak the
-// same one; the header, kHello's first two fields and kStatus stay as they are for ever.
+// One message is one packet: a header of 8 bytes (u16 type, u16 zero, u32 call), then the fields in the order of the structs
+// below, little-endian, without padding. Text is a u16 length and its bytes. An answer carries the call number of its request;
+// what the broker says of its own accord carries 0. Every change of a message raises kProtocolVersion, and the two sides refuse
+// each other unless they speak the same one; the header, kHello's first two fields and kStatus stay as they are for ever.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@
 namespace tidepool::pool {
 
 inline constexpr uint32_t kProtocolMagic = 0x4c4f5054;  // "TPOL"
-inline constexpr uint16_t kProtocolVersion = 1;
+inline constexpr uint16_t kProtocolVersion = 2;
 inline constexpr size_t kMaxNameBytes = 256;
 inline constexpr size_t kMaxMessageExtents = 8000;
 
@@ -98,6 +98,13 @@ struct SetGuaranteedMessage {  // client
   friend bool operator==(const SetGuaranteedMessage&, const SetGuaranteedMessage&) = default;
 };
 
+struct SetPreferredMessage {  // client
+  static constexpr uint16_t kType = 16;
+  LeaseId lease;
+  int64_t pages = 0;
+  friend bool operator==(const SetPreferredMessage&, const SetPreferredMessage&) = default;
+};
+
 struct RevokeMessage {  // broker, of its own accord; also sets the lease's limit
   static constexpr uint16_t kType = 11;
   LeaseId lease;
@@ -137,7 +144,7 @@ struct DetachMessage {  // client: it has no mapping of device memory any more a
 
 using Message = std::variant<HelloMessage, WelcomeMessage, StatusMessage, OpenLeaseMessage, LeaseOpenedMessage, CloseLeaseMessage,
                              GrowMessage, GrantedMessage, ReturnMessage, SetGuaranteedMessage, RevokeMessage, FinishRevokeMessage,
-                             LimitMessage, PausedMessage, DetachMessage>;
+                             LimitMessage, PausedMessage, DetachMessage, SetPreferredMessage>;
 
 struct Envelope {
   uint32_t call = 0;
@@ -145,8 +152,8 @@ struct Envelope {
 };
 
 std::string Encode(uint32_t call, const Message& message);
-// INVALID_ARGUMENT for a packet that is cut short, too long, or has a field outside of its range; UNIMPLEMENTED for an unknown type.
-// A Hello of another version is decoded as far as its version, with an empty name.
+// INVALID_ARGUMENT for a packet that is cut short, too long, or has a field outside of its range; UNIMPLEMENTED for an unknown
+// type. A Hello of another version is decoded as far as its version, with an empty name.
 StatusOr<Envelope> Decode(std::string_view packet);
 // The call number of a packet that cannot be decoded further, so that its sender gets an answer; 0 if there is none.
 uint32_t CallOf(std::string_view packet);

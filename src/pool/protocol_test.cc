@@ -45,6 +45,7 @@ std::vector<Message> Samples() {
       LimitMessage{.lease = LeaseId(2), .limit_pages = 3},
       PausedMessage{.paused = true},
       DetachMessage{},
+      SetPreferredMessage{.lease = LeaseId(2), .pages = 23},
   };
 }
 
@@ -64,16 +65,21 @@ TEST(Protocol, ReadsWhatItWrites) {
 
 TEST(Protocol, LooksAsTheDocumentationSays) {
   using namespace std::string_literals;
-  EXPECT_EQ(Encode(7, HelloMessage{.name = "ab"}), "\x01\0\0\0\x07\0\0\0"
-                                                   "TPOL\x01\0\x02\0ab"s);
+  EXPECT_EQ(Encode(7, HelloMessage{.name = "ab"}),
+            "\x01\0\0\0\x07\0\0\0"
+            "TPOL\x02\0\x02\0ab"s);
   EXPECT_EQ(Encode(0x01020304, GrowMessage{.lease = LeaseId(5), .pages = 0x11, .min_run_pages = 2, .timeout_ns = -1}),
             "\x07\0\0\0\x04\x03\x02\x01"
             "\x05\0\0\0"
             "\x11\0\0\0\0\0\0\0"
             "\x02\0\0\0\0\0\0\0"
             "\xff\xff\xff\xff\xff\xff\xff\xff"s);
-  EXPECT_EQ(Encode(1, ReturnMessage{.lease = LeaseId(2), .extents = {{3, 4}}}), "\x09\0\0\0\x01\0\0\0"
-                                                                                "\x02\0\0\0\x01\0\0\0\x03\0\0\0\x04\0\0\0"s);
+  EXPECT_EQ(Encode(1, ReturnMessage{.lease = LeaseId(2), .extents = {{3, 4}}}),
+            "\x09\0\0\0\x01\0\0\0"
+            "\x02\0\0\0\x01\0\0\0\x03\0\0\0\x04\0\0\0"s);
+  EXPECT_EQ(Encode(1, SetPreferredMessage{.lease = LeaseId(2), .pages = 23}),
+            "\x10\0\0\0\x01\0\0\0"
+            "\x02\0\0\0\x17\0\0\0\0\0\0\0"s);
   EXPECT_EQ(Encode(1, OpenLeaseMessage{.options = {.name = "n",
                                                    .lease_class = LeaseClass::kReclaimable,
                                                    .guaranteed_pages = 1,
@@ -110,7 +116,7 @@ TEST(Protocol, SaysWhatIsWrong) {
   std::string unknown = Encode(1, DetachMessage{});
   unknown[0] = 99;
   EXPECT_EQ(Decode(unknown).status().code(), StatusCode::kUnimplemented);
-  EXPECT_THAT(MessageOf(Decode(unknown).status()), HasSubstr("message type 99 is unknown; allowed: 1 to 15"));
+  EXPECT_THAT(MessageOf(Decode(unknown).status()), HasSubstr("message type 99 is unknown; allowed: 1 to 16"));
   std::string reserved = Encode(1, DetachMessage{});
   reserved[2] = 1;
   EXPECT_THAT(MessageOf(Decode(reserved).status()), HasSubstr("has 1 in bytes 2 and 3; allowed: 0"));
@@ -130,11 +136,11 @@ TEST(Protocol, SaysWhatIsWrong) {
 
 TEST(Protocol, ReadsTheVersionOfAnyHello) {
   std::string hello = Encode(1, HelloMessage{});
-  hello[12] = 2;
+  hello[12] = kProtocolVersion + 1;
   hello += "fields of another version";
   auto envelope = Decode(hello);
   ASSERT_TRUE(envelope.ok());
-  EXPECT_EQ(std::get<HelloMessage>(envelope->message).version, 2);
+  EXPECT_EQ(std::get<HelloMessage>(envelope->message).version, kProtocolVersion + 1);
 }
 
 TEST(Protocol, SurvivesRandomAndDamagedPackets) {

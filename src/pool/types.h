@@ -1,12 +1,12 @@
 // Names shared by the ledger, the broker and its clients.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/ids.h"
 #include "base/status.h"
@@ -41,7 +41,8 @@ struct LeaseOptions {
 
 struct GrowOptions {
   int64_t pages = 0;
-  // Every granted run has at least this many pages (the last may be shorter only if it completes `pages`); `pages` asks for one run.
+  // Every granted run has at least this many pages (the last may be shorter only if it completes `pages`); `pages` asks for one
+  // run.
   int64_t min_run_pages = 1;
 };
 
@@ -55,12 +56,12 @@ struct RevokeRequest {
 
 // What a reclaim cost the tenant that gave the memory back, in parts. All durations are real time.
 struct ReclaimParts {
-  absl::Duration cached;    // returning pages that held nothing live
-  absl::Duration wait;      // until the running operator ended and the abort or the boundary was reached
-  absl::Duration unwind;    // dropping the graph and the staged gradients
-  absl::Duration give_back; // returning what became free
-  bool aborted = false;     // a micro-batch was thrown away
-  bool boundary = false;    // the micro-batch was allowed to end
+  absl::Duration cached;     // returning pages that held nothing live
+  absl::Duration wait;       // until the running operator ended and the abort or the boundary was reached
+  absl::Duration unwind;     // dropping the graph and the staged gradients
+  absl::Duration give_back;  // returning what became free
+  bool aborted = false;      // a micro-batch was thrown away
+  bool boundary = false;     // the micro-batch was allowed to end
 };
 
 // One handover from start to end, as the broker saw it: total = notify + giver_parts + zero + rest.
@@ -72,14 +73,20 @@ struct HandoverRecord {
   absl::Duration total;   // from the Grow request's arrival to its grant
   absl::Duration notify;  // until the giver had the request (its receipt stamp)
   ReclaimParts giver_parts;
-  absl::Duration zero;    // clearing the pages for their new owner
-  absl::Duration rest;    // messages under way, and the ledger; below zero if the giver ended after the grant
-  bool granted = false;   // false: the deadline passed
+  absl::Duration zero;   // clearing the pages for their new owner
+  absl::Duration rest;   // messages under way, and the ledger; below zero if the giver ended after the grant
+  bool granted = false;  // false: the deadline passed
 };
 
 std::string_view Name(LeaseClass lease_class);
 std::string_view Name(Placement placement);
 std::string_view Name(FitPolicy policy);
 StatusOr<FitPolicy> ParseFitPolicy(std::string_view text);
+
+// What a pinned lease could get.
+struct PinnedRoom {
+  int64_t pages = 0;        // by now and by reclaiming everything above the guarantees of reclaimable leases
+  int64_t spare_pages = 0;  // of those, what leaves every reclaimable lease the size that it prefers; negative: they miss so much
+};
 
 }  // namespace tidepool::pool

@@ -22,7 +22,7 @@ namespace tidepool::profile {
 enum class Phase : uint8_t {
   kForward,
   kBackward,
-  kStep,       // forward, backward and optimizer together
+  kStep,  // forward, backward and optimizer together
   kOptimizer,
 };
 
@@ -51,6 +51,8 @@ struct OpMemory {
   double weight_bytes = 0;
   double activation_bytes = 0;  // kept from forward to backward
   double reserved_bytes = 0;    // further memory that the allocator took while the op ran
+  double peak_bytes = 0;        // everything together at the highest point
+  friend bool operator==(const OpMemory&, const OpMemory&) = default;
 };
 
 struct OpRow {
@@ -60,6 +62,8 @@ struct OpRow {
   double p10_us = 0, p90_us = 0;  // 0: not recorded
   double first_us = 0;            // the first run, with warm-up; 0: not recorded
   OpMemory memory;
+  std::string source;  // empty: the manifest's; else where this row comes from, and then it counts as measured
+  friend bool operator==(const OpRow&, const OpRow&) = default;
 };
 
 enum class CollectiveKind : uint8_t { kAllReduce, kAllGather, kReduceScatter, kAllToAll };
@@ -71,6 +75,7 @@ struct CollectiveRow {
   int32_t ranks = 2;
   double bytes = 0;
   double median_us = 0;
+  friend bool operator==(const CollectiveRow&, const CollectiveRow&) = default;
 };
 
 enum class LinkKind : uint8_t { kHostToDevice, kDeviceToHost, kPeer, kNetwork };
@@ -81,6 +86,22 @@ struct LinkRow {
   bool pinned = true;
   double bytes = 0;
   double median_us = 0;
+  friend bool operator==(const LinkRow&, const LinkRow&) = default;
+};
+
+// The time to pin (lock) a host buffer of `bytes`.
+struct PinRow {
+  double bytes = 0;
+  double median_us = 0;
+  friend bool operator==(const PinRow&, const PinRow&) = default;
+};
+
+// The share of a stated rate that work reaches. Estimates use it, measured rows do not.
+struct Efficiency {
+  double compute = 1;
+  double memory = 1;
+  double link = 1;
+  friend bool operator==(const Efficiency&, const Efficiency&) = default;
 };
 
 // The description of a device, from a datasheet or from what the driver says.
@@ -91,7 +112,11 @@ struct Hardware {
   std::map<DType, double> peak_flops;  // dense, per dtype; FLOP/s
   // Per direction, in bytes/s; absent: there is no such link.
   std::map<LinkKind, double> link_bytes_per_s;
-  double launch_us = 0;  // host time to start one op
+  std::map<LinkKind, double> link_latency_us;  // time of a transfer of no bytes; absent: 0
+  double launch_us = 0;                        // host time to start one op
+  double tf32_flops = 0;                       // peak of F32 ops that may round their inputs to TF32; 0: there is no such unit
+  Efficiency efficiency;
+  friend bool operator==(const Hardware&, const Hardware&) = default;
 };
 
 struct Manifest {
@@ -102,6 +127,7 @@ struct Manifest {
   std::string licence;
   std::string date;       // YYYY-MM-DD
   bool measured = false;  // false: every time is an estimate from the hardware's description
+  friend bool operator==(const Manifest&, const Manifest&) = default;
 };
 
 struct Bundle {
@@ -109,11 +135,20 @@ struct Bundle {
   std::vector<OpRow> ops;  // sorted by key, keys are unique
   std::vector<CollectiveRow> collectives;
   std::vector<LinkRow> links;
+  std::vector<PinRow> pins;
+  friend bool operator==(const Bundle&, const Bundle&) = default;
 };
 
 std::string_view NameOf(Phase phase);
 std::string_view NameOf(Origin origin);
 std::string_view NameOf(CollectiveKind kind);
 std::string_view NameOf(LinkKind kind);
+// INVALID_ARGUMENT with the value seen and the values allowed.
+StatusOr<Phase> ParsePhase(std::string_view name);
+StatusOr<CollectiveKind> ParseCollectiveKind(std::string_view name);
+StatusOr<LinkKind> ParseLinkKind(std::string_view name);
+
+// "resnet50 step B=64 F32", with the op, the split and its axis where they are set: for messages.
+std::string ToText(const OpKey& key);
 
 }  // namespace tidepool::profile

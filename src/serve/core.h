@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "pool/types.h"
 #include "serve/batcher.h"
 #include "serve/residency.h"
 #include "serve/server.h"
@@ -138,8 +139,8 @@ class Core {
   // Every request that is still inside gets `status`.
   std::vector<Actions::Answer> FailAll(const Status& status);
 
-  // `available_pages` is asked only when a load is due.
-  Actions Step(absl::Time now, int64_t slab_free_bytes, const std::function<int64_t()>& available_pages);
+  // `room_for_pinned` is asked only when a load is due.
+  Actions Step(absl::Time now, int64_t slab_free_bytes, const std::function<pool::PinnedRoom()>& room_for_pinned);
 
   // Measured alone; sets the SLO where none is given.
   void SetSolo(ModelId model, absl::Duration solo);
@@ -191,7 +192,9 @@ class Core {
   void CheckJobs(absl::Time now);
   void StepTaskSwitch(absl::Time now);
   void StepUnloads(absl::Time now);
-  void StepResidency(absl::Time now, const std::function<int64_t()>& available_pages);
+  void UpdateBusyShare(absl::Time now);
+  bool CheapToReload(ModelId id) const;
+  void StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>& room_for_pinned);
   void StepExecutions(absl::Time now, int64_t slab_free_bytes);
   void StartUnload(ModelId id, bool eviction);
   bool Executing(ModelId model) const;
@@ -207,6 +210,11 @@ class Core {
   bool worker_up_ = false;
   bool kill_asked_ = false;
   int64_t workspace_held_pages_ = 0;
+  // Share of the last second or so in which the device computed.
+  double busy_share_ = 0;
+  bool was_busy_ = false;
+  absl::Time busy_at_ = absl::InfinitePast();
+  absl::Time next_look_at_room_ = absl::InfinitePast();
   uint64_t last_job_ = 0;
   Actions pending_;  // filled between steps and during one
 };

@@ -1,5 +1,6 @@
 // Core::Step: what to do now. The handling of events is in core.cc.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/units.h"
@@ -10,11 +11,13 @@ namespace {
 
 // The broker gives a tenant 200 ms to hand memory over; giving up before would waste a handover that is under way.
 constexpr absl::Duration kLeastGrowSlack = absl::Milliseconds(250);
+constexpr absl::Duration kLookAtRoomEvery = absl::Milliseconds(100);
 
 }  // namespace
 
-Actions Core::Step(absl::Time now, int64_t slab_free_bytes, const std::function<int64_t()>& available_pages) {
+Actions Core::Step(absl::Time now, int64_t slab_free_bytes, const std::function<pool::PinnedRoom()>& room_for_pinned) {
   pending_.wake = absl::InfiniteFuture();
+  UpdateBusyShare(now);
   for (const Refusal& refusal : batcher_.Expire(now, [this](ModelId id) { estimator_.Doubt(id); })) {
     Answer(refusal.request, refusal.status);
   }
@@ -25,7 +28,7 @@ Actions Core::Step(absl::Time now, int64_t slab_free_bytes, const std::function<
     CheckJobs(now);
     if (options_.mode == Mode::kTaskSwitch) StepTaskSwitch(now);
     StepUnloads(now);
-    StepResidency(now, available_pages);
+    StepResidency(now, room_for_pinned);
     if (options_.mode != Mode::kTaskSwitch || task_switch_.may_serve()) {
       StepExecutions(now, slab_free_bytes);
       device_free = running_.empty();
@@ -45,6 +48,7 @@ Actions Core::Step(absl::Time now, int64_t slab_free_bytes, const std::function<
     estimator_.Forget(it->first);
     it = models_.erase(it);
   }
+  was_busy_ = !running_.empty();
   pending_.wake = std::min(pending_.wake, batcher_.NextWake(now, CutoffFunction(), device_free));
   return std::exchange(pending_, {});
 }
@@ -156,7 +160,22 @@ void Core::StepUnloads(absl::Time now) {
   }
 }
 
-void Core::StepResidency(absl::Time now, const std::function<int64_t()>& available_pages) {
+void Core::UpdateBusyShare(absl::Time now) {
+  const double keep = busy_at_ == absl::InfinitePast() ? 0 : std::exp(-absl::ToDoubleSeconds(now - busy_at_));
+  busy_share_ = busy_share_ * keep + (was_busy_ ? 1 - keep : 0);
+  busy_at_ = now;
+}
+
+// Whether a request that finds the model absent can still be answered within the model's objective: loading, then waiting for the
+// device as long as one does on average where it is busy for this share of the time, and the execution.
+bool Core::CheapToReload(ModelId id) const {
+  constexpr double kMostBusy = 0.95;
+  const absl::Duration load = estimator_.ExpectedLoad(id), slo = models_.at(id).slo.slo();
+  if (load == absl::ZeroDuration() || slo == absl::ZeroDuration()) return false;
+  return load + estimator_.Expected(id, 1) / (1 - std::min(busy_share_, kMostBusy)) <= slo;
+}
+
+void Core::StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>& room_for_pinned) {
   Situation situation{.now = now, .workspace_held_pages = workspace_held_pages_};
   bool absent = false, loading = false;
   for (const auto& [id, model] : models_) loading = loading || residency_.state(id) == Residency::State::kLoading;
@@ -171,7 +190,19 @@ void Core::StepResidency(absl::Time now, const std::function<int64_t()>& availab
   }
   for (const auto& [job, running] : running_) situation.executing.insert(running.batch.model);
   situation.may_load = options_.mode != Mode::kTaskSwitch || task_switch_.may_serve();
-  if (absent && !loading && situation.may_load) situation.available_pages = available_pages();
+  // Also now and then while models are there: training may miss what an idle one of them holds.
+  const bool look = options_.mode == Mode::kColocate && residency_.anything_resident();
+  const bool due = look && now >= next_look_at_room_;
+  if ((absent && !loading && situation.may_load) || due) {
+    next_look_at_room_ = now + kLookAtRoomEvery;
+    const pool::PinnedRoom room = room_for_pinned();
+    situation.available_pages = room.pages;
+    situation.spare_pages = room.spare_pages;
+    for (const auto& [id, model] : models_) {
+      if (CheapToReload(id)) situation.cheap_to_reload.insert(id);
+    }
+  }
+  if (look) pending_.wake = std::min(pending_.wake, next_look_at_room_);
 
   ResidencyDecision decision = residency_.Decide(situation);
   pending_.wake = std::min(pending_.wake, decision.wake);

@@ -88,7 +88,8 @@ class World {
 
   void Step() {
     while (true) {
-      Actions actions = core_.Step(now_, 1000, [this] { return Available(); });
+      Actions actions =
+          core_.Step(now_, 1000, [this] { return pool::PinnedRoom{.pages = Available(), .spare_pages = Available()}; });
       wake_ = actions.wake;
       if (actions.empty()) break;
       ASSERT_LT(++steps_, 1'000'000) << "the machine spins";
@@ -304,7 +305,7 @@ TEST(Core, CancellingDropsAQueuedRequestAndStopsAnExecutionThatNobodyWaitsFor) {
   const RequestId running = world.Submit(1);
   while (world.running_ == 0) world.RunFor(absl::Milliseconds(1));
   EXPECT_EQ(world.core_.Cancel(ModelId(1), running).code(), StatusCode::kFailedPrecondition);
-  const Actions actions = world.core_.Step(world.now_, 1000, [] { return 100; });
+  const Actions actions = world.core_.Step(world.now_, 1000, [] { return pool::PinnedRoom{.pages = 100, .spare_pages = 100}; });
   EXPECT_EQ(actions.cancels.size(), 1u);
   world.RunFor(absl::Milliseconds(50));
   EXPECT_TRUE(world.answers_[running].ok()) << "it was too late: the result is delivered";
@@ -315,7 +316,8 @@ TEST(Core, ExplicitLoadAndUnloadAnswerTheirCallers) {
   std::map<WaiterId, StatusOr<int64_t>> done;
   const auto step = [&] {
     for (int i = 0; i < 50; ++i) {
-      Actions actions = world.core_.Step(world.now_, 1000, [&] { return world.Available(); });
+      Actions actions = world.core_.Step(
+          world.now_, 1000, [&] { return pool::PinnedRoom{.pages = world.Available(), .spare_pages = world.Available()}; });
       for (auto& waiter : actions.waiters) done.emplace(waiter.waiter, waiter.result);
       for (const auto& load : actions.loads) world.core_.OnLoadDone(load.job, Status(), 5, absl::Milliseconds(1), world.now_);
       for (const auto& unload : actions.unloads) world.core_.OnUnloadDone(unload.job, Status(), 12345);
@@ -354,7 +356,7 @@ TEST(Core, ASilentWorkerIsKilled) {
   while (world.running_ == 0) world.RunFor(absl::Milliseconds(1));
   world.events_.clear();  // its answer never comes
   world.now_ += absl::Seconds(60);
-  const Actions actions = world.core_.Step(world.now_, 1000, [] { return 100; });
+  const Actions actions = world.core_.Step(world.now_, 1000, [] { return pool::PinnedRoom{.pages = 100, .spare_pages = 100}; });
   EXPECT_THAT(actions.kill_worker, HasSubstr("execution of model 'm1' gave no answer for"));
 }
 

@@ -69,6 +69,37 @@ std::vector<ModelId> Residency::ColdestFirst(absl::Time now) const {
   return ready;
 }
 
+int64_t Residency::PagesOnTheirWay() const {
+  int64_t pages = 0;
+  for (const auto& [id, model] : models_) {
+    if (model.state == State::kUnloading || model.state == State::kDraining) pages += model.pages;
+  }
+  return pages;
+}
+
+std::set<ModelId> Residency::BusyModels(const Situation& situation) {
+  std::set<ModelId> busy = situation.executing;
+  for (const ResidencyDemand& demand : situation.demands) {
+    if (demand.queued > 0) busy.insert(demand.model);
+  }
+  return busy;
+}
+
+std::vector<ModelId> Residency::CheapVictims(const Situation& situation, int64_t* missing) const {
+  *missing -= PagesOnTheirWay();
+  const std::set<ModelId> busy = BusyModels(situation);
+  std::vector<ModelId> victims;
+  for (ModelId id : ColdestFirst(situation.now)) {
+    if (*missing <= 0) break;
+    const Model& model = models_.at(id);
+    if (busy.contains(id) || !situation.cheap_to_reload.contains(id)) continue;
+    if (model.used + options_.spare_idle > situation.now) continue;
+    victims.push_back(id);
+    *missing -= model.pages;
+  }
+  return victims;
+}
+
 void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situation, ResidencyDecision* decision) {
   Model& wanted = models_.at(demand.model);
   const int64_t held = resident_pages();
@@ -93,24 +124,30 @@ void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situati
              wanted.name, wanted.pages, workspace, total)});
     return;
   }
+  // First without pressing training below the size that it prefers. A load that failed does not look at wishes any more.
+  const int64_t pressed = situation.available_pages - situation.spare_pages;
+  int64_t missing_spare = held + wanted.pages - (room - pressed);
+  if (pressed > 0 && missing_spare > 0 && !wanted.short_of_memory) {
+    const std::vector<ModelId> victims = CheapVictims(situation, &missing_spare);
+    if (missing_spare <= 0) {
+      decision->unload.insert(decision->unload.end(), victims.begin(), victims.end());
+      return;
+    }
+  }
+
   int64_t missing = held + wanted.pages - room;
   if (missing <= 0 && !wanted.short_of_memory) {
     decision->load = demand.model;
     return;
   }
-  for (const auto& [id, model] : models_) {
-    if (model.state == State::kUnloading || model.state == State::kDraining) missing -= model.pages;
-  }
+  missing -= PagesOnTheirWay();
   const bool going = std::any_of(models_.begin(), models_.end(), [](const auto& entry) {
     return entry.second.state == State::kUnloading || entry.second.state == State::kDraining;
   });
   // The pages were there by count and the load still failed: they lie too scattered, or the trainer kept them. One more must go.
   if (wanted.short_of_memory && !going) missing = std::max<int64_t>(missing, 1);
 
-  std::set<ModelId> busy = situation.executing;
-  for (const ResidencyDemand& other : situation.demands) {
-    if (other.queued > 0) busy.insert(other.model);
-  }
+  const std::set<ModelId> busy = BusyModels(situation);
   const std::vector<ModelId> coldest = ColdestFirst(situation.now);
   std::vector<ModelId> victims;
   int64_t freed = 0;
@@ -181,6 +218,9 @@ ResidencyDecision Residency::Decide(const Situation& situation) {
       MakeRoom(*demand, situation, &decision);
       if (decision.impossible.size() == impossible) break;
     }
+  }
+  if (int64_t missing = -situation.spare_pages; missing > 0 && wanted.empty() && !loading) {
+    for (ModelId id : CheapVictims(situation, &missing)) decision.unload.push_back(id);
   }
   EvictIdle(situation, &decision);
   return decision;

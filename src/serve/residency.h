@@ -26,6 +26,9 @@ struct ResidencyOptions {
   int64_t serving_limit_pages = -1;                 // for models and the workspace together; negative: none
   absl::Duration hotness_half_life = absl::Seconds(30);
   absl::Duration starvation_limit = absl::Seconds(1);
+  // A model that has not been used for so long and can be loaded again within its objective is evicted rather than that training
+  // has less memory than it needs to be fast.
+  absl::Duration spare_idle = absl::Milliseconds(500);
   absl::Duration memory_retry_min = absl::Milliseconds(10), memory_retry_max = absl::Milliseconds(500);
   absl::Duration broken_retry_min = absl::Seconds(1), broken_retry_max = absl::Seconds(30);
 };
@@ -40,9 +43,11 @@ struct ResidencyDemand {
 struct Situation {
   absl::Time now;
   int64_t available_pages = 0;       // what a new pinned lease could get, reclaiming training's part
+  int64_t spare_pages = 0;           // of those, what leaves training the size that it prefers; negative: it misses so much
   int64_t workspace_held_pages = 0;  // by the worker for activations; given back when a load needs it
   std::vector<ResidencyDemand> demands;
   std::set<ModelId> executing;
+  std::set<ModelId> cheap_to_reload;  // a request that finds them absent can still be answered in time
   bool may_load = true;
 };
 
@@ -115,6 +120,11 @@ class Residency {
   int64_t WorkspaceNeed(const Model& candidate) const;
   std::vector<ModelId> ColdestFirst(absl::Time now) const;
   void MakeRoom(const ResidencyDemand& demand, const Situation& situation, ResidencyDecision* decision);
+  // Models that are cold and cheap to load again, until `missing` pages are free or on their way; what is still missing is left
+  // in it.
+  std::vector<ModelId> CheapVictims(const Situation& situation, int64_t* missing) const;
+  int64_t PagesOnTheirWay() const;
+  static std::set<ModelId> BusyModels(const Situation& situation);
   void EvictIdle(const Situation& situation, ResidencyDecision* decision);
 
   const ResidencyOptions options_;

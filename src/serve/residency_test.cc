@@ -81,6 +81,50 @@ TEST_F(ResidencyTest, NeverEvictsAModelWithWorkButDrainsOneWhenARequestStarves) 
   EXPECT_THAT(residency_->Decide(situation).drain, IsEmpty()) << "one is enough";
 }
 
+TEST_F(ResidencyTest, EvictsWhatIsCheapToReloadBeforeItPressesTraining) {
+  Resident(kA, 0);
+  Resident(kB, 900);
+  // 10 pages can be had, 2 of them without pressing training: a model of 4 pages with its workspace does not fit into those.
+  Situation situation{
+      .now = At(1000), .available_pages = 10, .spare_pages = 2, .demands = {Wants(kC, 1000, 1100)}, .cheap_to_reload = {kA, kB}};
+  ResidencyDecision decision = residency_->Decide(situation);
+  EXPECT_THAT(decision.unload, ElementsAre(kA)) << "b was used just now";
+  EXPECT_EQ(decision.load, std::nullopt);
+  residency_->OnUnloadStarted(kA);
+  decision = residency_->Decide(situation);
+  EXPECT_THAT(decision.unload, IsEmpty()) << "the pages of a are on their way";
+  EXPECT_EQ(decision.load, std::nullopt);
+  residency_->OnUnloaded(kA);
+  situation.available_pages = 14;
+  situation.spare_pages = 6;
+  EXPECT_EQ(residency_->Decide(situation).load, kC);
+}
+
+TEST_F(ResidencyTest, GivesWhatIdleCheapModelsHoldToTrainingThatMissesIt) {
+  Resident(kA, 0);
+  Resident(kB, 500);
+  Resident(kC, 900);
+  Situation situation{.now = At(1000), .available_pages = 10, .spare_pages = -1, .cheap_to_reload = {kB, kC}};
+  EXPECT_THAT(residency_->Decide(situation).unload, ElementsAre(kB)) << "a is not cheap, c was used just now, b is enough";
+  situation.spare_pages = 0;
+  EXPECT_THAT(residency_->Decide(situation).unload, IsEmpty());
+  situation.spare_pages = -20;
+  situation.demands = {Wants(kC, 990, 1100)};
+  EXPECT_THAT(residency_->Decide(situation).unload, ElementsAre(kB)) << "too few is better than none";
+}
+
+TEST_F(ResidencyTest, PressesTrainingWhereEvictionWouldBreakObjectives) {
+  Resident(kA, 0);
+  Resident(kB, 900);
+  Situation situation{.now = At(1000), .available_pages = 10, .spare_pages = 2, .demands = {Wants(kC, 1000, 1100)}};
+  EXPECT_EQ(residency_->Decide(situation).load, kC) << "neither is cheap to reload";
+  situation.cheap_to_reload = {kB};
+  EXPECT_EQ(residency_->Decide(situation).load, kC) << "b was used just now";
+  situation.cheap_to_reload = {kA};
+  situation.executing = {kA};
+  EXPECT_EQ(residency_->Decide(situation).load, kC) << "a runs";
+}
+
 TEST_F(ResidencyTest, EvictsIdleModelsAfterTheTimeout) {
   Resident(kA, 0);
   Resident(kB, 1000);

@@ -44,7 +44,7 @@ void ServerImpl::StepCore(absl::Time now) {
     LoseWorker(fmt::format("did not report within {}", tidepool::FormatDuration(kHandshakeLimit)), absl::ZeroDuration());
   }
   while (true) {
-    Actions actions = core_.Step(now, allocator_.largest_free_bytes(), [this] { return broker_->AvailableToPinned(); });
+    Actions actions = core_.Step(now, allocator_.largest_free_bytes(), [this] { return broker_->RoomForPinned(); });
     wake_ = actions.wake;
     if (actions.empty()) break;
     Perform(std::move(actions), now);

@@ -19,9 +19,7 @@ StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Start(WorkerLinkOptions option
                      "--pool-fd",    std::to_string(kPoolDescriptor),
                      "--channel-fd", std::to_string(kChannelDescriptor),
                      "--threads",    std::to_string(options.threads)};
-  // Waiting OpenMP threads must not spin: the cores belong to training while the worker waits.
-  process.environment["OMP_WAIT_POLICY"] = "passive";
-  if (options.threads > 0) process.environment["OMP_NUM_THREADS"] = std::to_string(options.threads);
+  process.environment = ArithmeticEnvironment(options.threads);
   process.descriptors = {{options.pool.get(), kPoolDescriptor}, {ends.second.fd(), kChannelDescriptor}};
   auto child = ChildProcess::Start(process);
   if (!child.ok()) return Annotate(child.status(), "starting the device worker");

@@ -1,12 +1,11 @@
 #include "train/job.h"
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include <cerrno>
 #include <limits>
@@ -86,7 +85,8 @@ class ProcessJob : public TrainJob {
 
   bool AwaitEnd(absl::Time deadline) {
     absl::MutexLock lock(&mu_);
-    return Clock::Real()->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return exit_.has_value(); }, deadline);
+    return Clock::Real()->Await(
+        &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return exit_.has_value(); }, deadline);
   }
 
   void Signal(int signal) {
@@ -136,7 +136,8 @@ void ProcessJob::Follow() {
     if (n <= 0) break;
     pending.append(buffer, static_cast<size_t>(n));
     size_t begin = 0;
-    for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) TakeLine(pending.substr(begin, end - begin));
+    for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1)
+      TakeLine(pending.substr(begin, end - begin));
     pending.erase(0, begin);
     if (pending.size() > kLongestLine) pending.clear();
   }
@@ -260,8 +261,7 @@ StatusOr<std::unique_ptr<TrainJob>> TrainJob::Start(const TrainOptions& options,
     return ErrnoError(errno, "writing the training options");
   }
   ProcessOptions process{.command = {worker_binary, "train", fmt::format("--options-fd={}", kOptionsDescriptor)},
-                         // Idle OpenMP threads must not spin on cores that inference needs.
-                         .environment = {{"OMP_WAIT_POLICY", "passive"}, {"GOMP_SPINCOUNT", "0"}},
+                         .environment = ArithmeticEnvironment(options.threads),
                          .descriptors = {{memory.get(), kOptionsDescriptor}},
                          .capture_stdout = true};
   auto started = ChildProcess::Start(process);

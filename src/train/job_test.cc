@@ -1,6 +1,7 @@
 // The job as a process of its own: the real worker, killed and cut off at awkward points.
 #include "train/job.h"
 
+#include <absl/synchronization/mutex.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -8,8 +9,6 @@
 
 #include <algorithm>
 #include <thread>
-
-#include <absl/synchronization/mutex.h>
 
 #include "base/clock.h"
 #include "base/process.h"
@@ -64,7 +63,8 @@ class JobTest : public ::testing::Test {
   void StartBroker() {
     device_ = device::OpenDevice({.name = "host", .capacity_bytes = 64 * kMiB, .page_bytes = 256 * kKiB}).value();
     options_.pool_socket = folder_ / "pool.sock";
-    broker_ = pool::Broker::Start(device_.get(), {.socket_path = options_.pool_socket, .revoke_slack = absl::Milliseconds(100)}).value();
+    broker_ = pool::Broker::Start(device_.get(), {.socket_path = options_.pool_socket, .revoke_slack = absl::Milliseconds(100)})
+                  .value();
   }
 
   ScratchFolder folder_;
@@ -126,7 +126,7 @@ TEST_F(JobTest, KilledInTheMiddleItsPagesAreBackAndAnotherTenantGoesOn) {
     ASSERT_TRUE(watcher.WaitForStep(step));
     // More than the guarantee of training leaves: granted only when the trainer's death frees it.
     StatusOr<std::vector<device::Extent>> grown = Cancelled("not yet");
-    std::thread inference([&] { grown = client->Grow(lease, {.pages = broker_->AvailableToPinned()}, Soon()); });
+    std::thread inference([&] { grown = client->Grow(lease, {.pages = broker_->RoomForPinned().pages}, Soon()); });
     ASSERT_EQ(::kill(job->pid(), SIGKILL), 0);
     inference.join();
     ASSERT_TRUE(grown.ok()) << ToString(grown.status());

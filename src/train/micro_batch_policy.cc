@@ -41,7 +41,9 @@ std::optional<MicroBatchPolicy::Line> MicroBatchPolicy::Fit() const {
 
 std::optional<int64_t> MicroBatchPolicy::Predict(int64_t batch) const {
   if (!line_.has_value()) return std::nullopt;
-  double need = line_->At(batch) * (1 + options_.margin) + line_->miss;
+  const double at = line_->At(batch);
+  // What stays is known to the byte; only what comes and goes needs a margin.
+  double need = at + std::max(0.0, at - static_cast<double>(options_.persistent_bytes)) * options_.margin + line_->miss;
   for (auto bound = lower_bounds_.begin(); bound != lower_bounds_.end() && bound->first <= batch; ++bound) {
     need = std::max(need, static_cast<double>(bound->second) + 1);
   }
@@ -58,8 +60,13 @@ int64_t MicroBatchPolicy::LargestWithin(int64_t bytes, int64_t at_most) const {
   return low;
 }
 
-MicroBatchChoice MicroBatchPolicy::Choose(int64_t limit_bytes, int64_t guaranteed_bytes, int64_t remaining) const {
-  int64_t most = std::min(options_.max_batch, remaining);
+bool MicroBatchPolicy::Fits(int64_t batch, int64_t limit_bytes, int64_t guaranteed_bytes) const {
+  return Predict(batch).value_or(0) <= limit_bytes || (batch == 1 && GuaranteeHolds(limit_bytes, guaranteed_bytes));
+}
+
+MicroBatchChoice MicroBatchPolicy::Choose(int64_t limit_bytes, int64_t guaranteed_bytes, int64_t remaining,
+                                          int64_t at_most) const {
+  int64_t most = std::min({options_.max_batch, remaining, at_most});
   if (most < 1) return {};
   if (!line_.has_value()) return {.batch = limit_bytes > options_.persistent_bytes ? 1 : 0};
   // Probes: the line is only trusted within a few times what was seen, at first within 1, 2, 4.
@@ -69,10 +76,12 @@ MicroBatchChoice MicroBatchPolicy::Choose(int64_t limit_bytes, int64_t guarantee
   if (options_.protected_after_aborts > 0 && aborts_in_a_row_ >= options_.protected_after_aborts) {
     const int64_t batch = LargestWithin(std::min(guaranteed_bytes, limit_bytes), most);
     if (batch > 0) return {.batch = batch, .protected_run = true};
+    if (GuaranteeHolds(limit_bytes, guaranteed_bytes)) return {.batch = 1, .protected_run = true};
   }
   const int64_t largest = LargestWithin(limit_bytes, most);
-  if (largest == 0) return {};
-  // Equal parts: a global batch of 64 of which 30 fit is 22 + 21 + 21, not 30 + 30 + 4. (Statistics over very few samples are poor.)
+  if (largest == 0) return {.batch = GuaranteeHolds(limit_bytes, guaranteed_bytes) ? 1 : 0};
+  // Equal parts: a global batch of 64 of which 30 fit is 22 + 21 + 21, not 30 + 30 + 4. (Statistics over very few samples are
+  // poor.)
   const int64_t parts = (remaining + largest - 1) / largest;
   return {.batch = (remaining + parts - 1) / parts};
 }

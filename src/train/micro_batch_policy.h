@@ -1,11 +1,13 @@
 // How many samples the next micro-batch takes.
 //
-// Memory is modelled online as need(b) = base + slope * b, fitted robustly (median of pairwise slopes) to what micro-batches really
-// needed, plus an upper margin that covers every miss of the line so far. Before the line exists sizes 1, 2 and 4 are probed. A micro-batch
-// that ran out of memory teaches a lower bound and halves the next ones until things have gone well for a while.
+// Memory is modelled online as need(b) = base + slope * b, fitted robustly (median of pairwise slopes) to what micro-batches
+// really needed, plus an upper margin that covers every miss of the line so far. Before the line exists sizes 1, 2 and 4 are
+// probed. A micro-batch that ran out of memory teaches a lower bound and halves the next ones until things have gone well for a
+// while.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <vector>
@@ -14,11 +16,11 @@ namespace tidepool::train {
 
 struct MicroBatchOptions {
   int64_t max_batch = 64;
-  int64_t persistent_bytes = 0;     // what the job holds while no micro-batch runs
-  double margin = 0.03;             // of the line's value, kept free beyond the largest miss
-  int protected_after_aborts = 4;   // 0: never
-  int successes_to_double = 4;      // after running out of memory
-  int64_t growth_per_step = 4;      // at most so many times the largest size that ever fitted
+  int64_t persistent_bytes = 0;    // what the job holds while no micro-batch runs
+  double margin = 0.03;            // of the line's value above persistent_bytes, kept free beyond the largest miss
+  int protected_after_aborts = 4;  // 0: never
+  int successes_to_double = 4;     // after running out of memory
+  int64_t growth_per_step = 4;     // at most so many times the largest size that ever fitted
 };
 
 struct MicroBatchChoice {
@@ -31,8 +33,14 @@ class MicroBatchPolicy {
  public:
   explicit MicroBatchPolicy(MicroBatchOptions options) : options_(options) {}
 
-  // The largest size that fits into `limit_bytes`, made smaller so that the `remaining` samples come in equal parts.
-  MicroBatchChoice Choose(int64_t limit_bytes, int64_t guaranteed_bytes, int64_t remaining) const;
+  // The largest size that fits into `limit_bytes`, made smaller so that the `remaining` samples come in equal parts. Never parks
+  // while the limit is at least the guarantee: that one sample fits into it was measured, whatever the line says since.
+  // `at_most`: no larger, though it would fit.
+  MicroBatchChoice Choose(int64_t limit_bytes, int64_t guaranteed_bytes, int64_t remaining,
+                          int64_t at_most = std::numeric_limits<int64_t>::max()) const;
+
+  // Whether a micro-batch of `batch` samples is worth a try within `limit_bytes`.
+  bool Fits(int64_t batch, int64_t limit_bytes, int64_t guaranteed_bytes) const;
 
   void ObserveSuccess(int64_t batch, int64_t need_bytes);
   void ObserveAbort() { ++aborts_in_a_row_; }
@@ -51,6 +59,9 @@ class MicroBatchPolicy {
     double At(int64_t batch) const { return base + slope * static_cast<double>(batch); }
   };
   std::optional<Line> Fit() const;
+  static bool GuaranteeHolds(int64_t limit_bytes, int64_t guaranteed_bytes) {
+    return guaranteed_bytes > 0 && limit_bytes >= guaranteed_bytes;
+  }
   int64_t LargestWithin(int64_t bytes, int64_t at_most) const;
 
   const MicroBatchOptions options_;

@@ -122,13 +122,24 @@ TEST(MicroBatchPolicy, RunsProtectedWithinTheGuaranteeAfterAbortsInARow) {
   EXPECT_FALSE(policy.Choose(10 * kGiB, guaranteed, 128).protected_run);
 }
 
-TEST(MicroBatchPolicy, DoesNotProtectWhatTheGuaranteeCannotHold) {
+TEST(MicroBatchPolicy, ProtectsOneSampleWhereTheLineThinksTheGuaranteeTooSmall) {
   MicroBatchPolicy policy({.max_batch = 32, .persistent_bytes = kBase, .protected_after_aborts = 1});
   for (const int64_t batch : {1, 2, 4}) policy.ObserveSuccess(batch, Need(batch));
   policy.ObserveAbort();
-  const MicroBatchChoice choice = policy.Choose(10 * kGiB, kBase, 128);
-  EXPECT_FALSE(choice.protected_run);
-  EXPECT_GT(choice.batch, 0);
+  const MicroBatchChoice choice = policy.Choose(10 * kGiB, Need(1) - kMiB, 128);
+  EXPECT_TRUE(choice.protected_run);
+  EXPECT_EQ(choice.batch, 1);
+}
+
+TEST(MicroBatchPolicy, NeverParksWhileItHasItsGuarantee) {
+  MicroBatchPolicy policy({.max_batch = 32, .persistent_bytes = kBase});
+  for (const int64_t batch : {1, 2, 4, 16}) policy.ObserveSuccess(batch, Need(batch) + (batch == 16 ? 40 * kMiB : 0));
+  const int64_t guaranteed = Need(1);  // as it was measured before the line was pulled up
+  ASSERT_GT(*policy.Predict(1), guaranteed);
+  EXPECT_EQ(policy.Choose(guaranteed, guaranteed, 32).batch, 1);
+  EXPECT_TRUE(policy.Fits(1, guaranteed, guaranteed));
+  EXPECT_FALSE(policy.Fits(2, guaranteed, guaranteed));
+  EXPECT_EQ(policy.Choose(guaranteed - 1, guaranteed, 32).batch, 0);
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ Reclaimer::~Reclaimer() {
 
 void Reclaimer::SetArena(pool::Arena* arena) {
   absl::MutexLock lock(&mu_);
-  options_.clock->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !in_handler_; }, absl::InfiniteFuture());
+  options_.clock->Await(
+      &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !in_handler_; }, absl::InfiniteFuture());
   arena_ = arena;
 }
 
@@ -68,7 +69,6 @@ void Reclaimer::Unwinding() {
 }
 
 void Reclaimer::End() {
-  bool answered = false;
   while (true) {
     std::vector<Pending> pending;
     absl::Time unwinding_since;
@@ -86,7 +86,6 @@ void Reclaimer::End() {
         // Only now: while pages are on their way back, requests that come in wait for the next round instead of miscounting them.
         phase_ = Phase::kIdle;
         options_.clear_abort();
-        if (answered && !stop_ && !disconnected_) options_.set_urgent(false);
         return;
       }
     }
@@ -101,7 +100,6 @@ void Reclaimer::End() {
                    .give_back = give_back,
                    .aborted = aborted,
                    .boundary = !aborted});
-      answered = true;
     }
     absl::MutexLock lock(&mu_);
     if (!aborted) stats_.boundary_waits += static_cast<int64_t>(pending.size());
@@ -140,17 +138,24 @@ bool Reclaimer::stopped() const {
 
 ReclaimerStats Reclaimer::stats() const {
   absl::MutexLock lock(&mu_);
-  return stats_;
+  ReclaimerStats stats = stats_;
+  stats.waiting = static_cast<int64_t>(pending_.size());
+  return stats;
 }
 
 void Reclaimer::OnRevoke(const pool::RevokeRequest& request) {
   Pending pending{.request = request, .received = options_.clock->Now()};
+  // Before any lock: a thread in the idle class may hold this class's or the arena's, and on a busy machine it would keep it for
+  // long.
+  options_.set_urgent(true);
   pool::Arena* arena;
   {
     absl::MutexLock lock(&mu_);
     ++stats_.requests;
     arena = arena_;
     in_handler_ = true;
+    ++unanswered_;
+    options_.set_urgent(true);  // an earlier request may have been answered in between
   }
   if (arena != nullptr) pending.cached = GiveBack(arena, request.limit_pages);
   bool answer_now = true;
@@ -163,9 +168,11 @@ void Reclaimer::OnRevoke(const pool::RevokeRequest& request) {
                                .protected_run = protected_,
                                .phase_elapsed = options_.clock->Now() - phase_start_,
                                .phase_expected = expected_,
-                               .slack = request.slack};
+                               .slack = request.slack,
+                               .longest_operator = options_.longest_operator()};
     // A pause asks for the cores too: what runs has to end even if its memory may stay.
-    if (client_->paused() && phase_ != Phase::kIdle) situation.held_pages = std::max(situation.held_pages, request.limit_pages + 1);
+    if (client_->paused() && phase_ != Phase::kIdle)
+      situation.held_pages = std::max(situation.held_pages, request.limit_pages + 1);
     const ReclaimDecision decision = DecideReclaim(situation, options_.policy);
     if (decision.action == ReclaimAction::kDone) ++stats_.cached_enough;
     if (decision.action == ReclaimAction::kCannot) {
@@ -175,7 +182,6 @@ void Reclaimer::OnRevoke(const pool::RevokeRequest& request) {
     if (decision.action == ReclaimAction::kAbort || decision.action == ReclaimAction::kWaitBoundary) {
       answer_now = false;
       pending_.push_back(pending);
-      options_.set_urgent(true);
       if (decision.action == ReclaimAction::kAbort) {
         AskToAbort();
       } else {
@@ -196,13 +202,14 @@ void Reclaimer::AskToAbort() {
 
 void Reclaimer::Answer(const Pending& pending, const pool::ReclaimParts& parts) {
   const Status answered = client_->FinishRevoke(pending.request, parts);
-  // NOT_FOUND: an answer to a later request covered this one. FAILED_PRECONDITION: the limit has fallen again since, and the request
-  // that says so is on its way.
+  // NOT_FOUND: an answer to a later request covered this one. FAILED_PRECONDITION: the limit has fallen again since, and the
+  // request that says so is on its way.
   const bool expected = answered.code() == StatusCode::kNotFound || answered.code() == StatusCode::kFailedPrecondition;
   if (!answered.ok() && !expected && client_->connected()) {
     Log(LogLevel::kWarning, "answer to a request for memory was refused", {{"error", answered}});
   }
   absl::MutexLock lock(&mu_);
+  if (--unanswered_ == 0 && !stop_ && !disconnected_) options_.set_urgent(false);
   stats_.slowest = std::max(stats_.slowest, options_.clock->Now() - pending.received);
 }
 

@@ -1,5 +1,5 @@
-// The trainer's answer to the page broker: hears that memory is wanted back, gives back what holds nothing at once, and decides by
-// reclaim_decision.h whether the running phase may end or is aborted. The main thread announces its phases here; between
+// The trainer's answer to the page broker: hears that memory is wanted back, gives back what holds nothing at once, and decides
+// by reclaim_decision.h whether the running phase may end or is aborted. The main thread announces its phases here; between
 // phases it is told whether it may go on.
 //
 //   kIdle --Begin--> phase --End--> kIdle        (main thread)
@@ -8,13 +8,13 @@
 // No torch: what aborting means is a callback.
 #pragma once
 
+#include <absl/synchronization/mutex.h>
+
 #include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <absl/synchronization/mutex.h>
 
 #include "base/clock.h"
 #include "pool/arena.h"
@@ -28,10 +28,11 @@ struct ReclaimerOptions {
   // Ask the running micro-batch to unwind, and withdraw that. Called with a lock held: they only set a flag.
   std::function<void()> request_abort = [] {};
   std::function<void()> clear_abort = [] {};
-  // True from the moment that a request waits for the main thread until it is answered, and when the job has to end: the work threads need
-  // the cores now.
-  // Called with a lock held.
+  // True from the moment that a request comes until every one is answered, and when the job has to end: the work threads need the
+  // cores now. May be called with a lock held.
   std::function<void(bool urgent)> set_urgent = [](bool) {};
+  // The longest time between two looks at the abort flag so far; zero while nothing is known. Called with a lock held.
+  std::function<absl::Duration()> longest_operator = [] { return absl::ZeroDuration(); };
 };
 
 struct ReclaimerStats {
@@ -39,6 +40,7 @@ struct ReclaimerStats {
   int64_t cached_enough = 0;   // answered from cached pages
   int64_t aborts = 0;          // phases that were asked to abort
   int64_t boundary_waits = 0;  // requests that were answered at the end of a phase
+  int64_t waiting = 0;         // requests that wait for the main thread now
   absl::Duration slowest;      // from request to answer
 };
 
@@ -52,7 +54,8 @@ class Reclaimer {
   void SetArena(pool::Arena* arena);
 
   enum class Gate : uint8_t { kGo, kTimedOut, kStopped, kDisconnected };
-  // Waits until the job is not paused and `may_go(limit_bytes)` holds, or the deadline passes (kTimedOut). Uses no CPU while it waits.
+  // Waits until the job is not paused and `may_go(limit_bytes)` holds, or the deadline passes (kTimedOut). Uses no CPU while it
+  // waits.
   Gate AwaitGate(const std::function<bool(int64_t limit_bytes)>& may_go, absl::Time deadline);
 
   // Announces a phase. False for a micro-batch while the job is paused, stopped or cut off: nothing has begun.
@@ -106,6 +109,7 @@ class Reclaimer {
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   bool disconnected_ ABSL_GUARDED_BY(mu_) = false;
   bool in_handler_ ABSL_GUARDED_BY(mu_) = false;
+  int unanswered_ ABSL_GUARDED_BY(mu_) = 0;  // requests that came and were not answered yet
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   ReclaimerStats stats_ ABSL_GUARDED_BY(mu_);
   std::thread watcher_;

@@ -1,7 +1,6 @@
 #include "train/reclaimer.h"
 
 #include <gtest/gtest.h>
-
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -37,14 +36,17 @@ class ReclaimerTest : public ::testing::Test {
     inference_ = pool::Client::Attach({.connected_socket = broker_->Connect().value(), .name = "inference"}).value();
     model_ = inference_->OpenLease({.name = "model", .burst_pages = kPages}, Soon()).value();
     client_ = pool::Client::Attach({.connected_socket = broker_->Connect().value(), .name = "train"}).value();
-    reclaimer_ = std::make_unique<Reclaimer>(
-        client_.get(), ReclaimerOptions{.policy = {.slack_fraction = 0.5},
-                                        .request_abort = [this] { SetFlag(&abort_requested_, true); },
-                                        .clear_abort = [this] { SetFlag(&abort_requested_, false); },
-                                        .set_urgent = [this](bool urgent) { SetFlag(&urgent_, urgent); }});
-    lease_ = client_->OpenLease({.name = "train:test", .lease_class = pool::LeaseClass::kReclaimable, .guaranteed_pages = 8,
-                                 .burst_pages = kPages},
-                                Soon())
+    reclaimer_ = std::make_unique<Reclaimer>(client_.get(),
+                                             ReclaimerOptions{.policy = {.slack_fraction = 0.5},
+                                                              .request_abort = [this] { SetFlag(&abort_requested_, true); },
+                                                              .clear_abort = [this] { SetFlag(&abort_requested_, false); },
+                                                              .set_urgent = [this](bool urgent) { SetFlag(&urgent_, urgent); }});
+    lease_ = client_
+                 ->OpenLease({.name = "train:test",
+                              .lease_class = pool::LeaseClass::kReclaimable,
+                              .guaranteed_pages = 8,
+                              .burst_pages = kPages},
+                             Soon())
                  .value();
     arena_ = pool::Arena::Create(client_.get(), lease_, {.grow_step_pages = 1});
     reclaimer_->SetArena(arena_.get());
@@ -64,7 +66,17 @@ class ReclaimerTest : public ::testing::Test {
   }
   bool AwaitFlag(bool* flag) {
     absl::MutexLock lock(&mu_);
-    return Clock::Real()->Await(&mu_, [flag] { return *flag; }, Soon());
+    return Clock::Real()->Await(
+        &mu_, [flag] { return *flag; }, Soon());
+  }
+  // Until a request waits for the main thread.
+  bool AwaitWaiting() {
+    const absl::Time deadline = Soon();
+    while (reclaimer_->stats().waiting == 0) {
+      if (Clock::Real()->Now() > deadline) return false;
+      std::this_thread::yield();
+    }
+    return true;
   }
   // Asks for `pages` as inference does, on a thread of its own.
   std::thread Demand(int64_t pages) {
@@ -82,7 +94,8 @@ class ReclaimerTest : public ::testing::Test {
   }
   pool::HandoverRecord LastHandover() {
     absl::MutexLock lock(&mu_);
-    Clock::Real()->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !handovers_.empty(); }, Soon());
+    Clock::Real()->Await(
+        &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !handovers_.empty(); }, Soon());
     return handovers_.empty() ? pool::HandoverRecord() : handovers_.back();
   }
 
@@ -130,10 +143,12 @@ TEST_F(ReclaimerTest, WaitsForANearBoundaryAndSaysSo) {
   ASSERT_TRUE(reclaimer_->Begin(Phase::kMicroBatch, false, absl::Milliseconds(400)));
   void* block = Block(50);
   std::thread demand = Demand(40);
-  ASSERT_TRUE(AwaitFlag(&urgent_));
+  ASSERT_TRUE(AwaitWaiting());
+  EXPECT_TRUE(AwaitFlag(&urgent_));
   arena_->Free(block);
   reclaimer_->End();
   demand.join();
+  EXPECT_FALSE(urgent_);
   EXPECT_EQ(reclaimer_->stats().aborts, 0);
   EXPECT_EQ(reclaimer_->stats().boundary_waits, 1);
   EXPECT_TRUE(LastHandover().giver_parts.boundary);
@@ -156,7 +171,7 @@ TEST_F(ReclaimerTest, NeverAbortsAnOptimizerStepOrAProtectedRun) {
     ASSERT_TRUE(reclaimer_->Begin(optimizer ? Phase::kOptimizer : Phase::kMicroBatch, !optimizer, std::nullopt));
     void* block = Block(50);
     std::thread demand = Demand(40);
-    ASSERT_TRUE(AwaitFlag(&urgent_));
+    ASSERT_TRUE(AwaitWaiting());
     EXPECT_FALSE(abort_requested_);
     arena_->Free(block);
     reclaimer_->End();

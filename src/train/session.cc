@@ -33,8 +33,9 @@ Status CheckDataFits(const model::Graph& graph, const data::Dataset& dataset, co
   const model::Value& input = graph.values[graph.inputs[0]];
   const model::Shape shape(input.shape.begin() + 1, input.shape.end());
   if (dataset.input().shape != shape || dataset.input().dtype != input.dtype) {
-    return InvalidArgument("data '{}' has samples {} [{}]; model '{}' reads {} [{}]", name, SafetensorsName(dataset.input().dtype),
-                           fmt::join(dataset.input().shape, ", "), graph.name, SafetensorsName(input.dtype), fmt::join(shape, ", "));
+    return InvalidArgument("data '{}' has samples {} [{}]; model '{}' reads {} [{}]", name,
+                           SafetensorsName(dataset.input().dtype), fmt::join(dataset.input().shape, ", "), graph.name,
+                           SafetensorsName(input.dtype), fmt::join(shape, ", "));
   }
   const int64_t classes = graph.values[graph.outputs[0]].shape.back();
   if (dataset.classes() > classes) {
@@ -93,7 +94,8 @@ Status Session::OpenData() {
 }
 
 Status Session::OpenPool() {
-  // Threads that exist now (of the arithmetic) or are made after the pool (of the loader) do the work; those made in between serve.
+  // Threads that exist now (of the arithmetic) or are made after the pool (of the loader) do the work; those made in between
+  // serve.
   const std::set<int> before = ThreadsOfThisProcess();
   pool::ClientOptions attach{.name = fmt::format("train:{}", options_.name), .clock = hooks_.clock};
   pool::Broker* inherited = hooks_.broker;
@@ -127,6 +129,12 @@ Status Session::OpenPool() {
                                          [this](bool urgent) {
                                            absl::MutexLock lock(&mu_);
                                            if (urgent_ != nullptr) urgent_->SetUrgent(urgent);
+                                         },
+                                     .longest_operator =
+                                         [this] {
+                                           absl::MutexLock lock(&mu_);
+                                           if (abortable_ == nullptr) return absl::ZeroDuration();
+                                           return absl::Nanoseconds(abortable_->abort_token().longest_gap_ns());
                                          }});
   stop_->OnStop([this] { reclaimer->RequestStop(); });
   if (!options_.yield_cpu) return {};
@@ -154,8 +162,8 @@ Status Session::OpenLease() {
   burst_pages = options_.burst_bytes == 0 ? total : std::min(total, options_.burst_bytes / page_bytes);
   guaranteed_pages = CeilDiv(PersistentBytes(), page_bytes) + 1;
   if (guaranteed_pages > burst_pages) {
-    return ResourceExhausted("training '{}' keeps {} (parameters, gradients, optimizer state), but may hold {} only", options_.name,
-                             FormatBytes(guaranteed_pages * page_bytes), FormatBytes(burst_pages * page_bytes));
+    return ResourceExhausted("training '{}' keeps {} (parameters, gradients, optimizer state), but may hold {} only",
+                             options_.name, FormatBytes(guaranteed_pages * page_bytes), FormatBytes(burst_pages * page_bytes));
   }
   auto opened = client->OpenLease({.name = fmt::format("train:{}", options_.name),
                                    .lease_class = pool::LeaseClass::kReclaimable,
@@ -164,8 +172,8 @@ Status Session::OpenLease() {
                                    .placement = pool::Placement::kHigh},
                                   hooks_.clock->Now() + kPoolTimeout);
   if (!opened.ok()) {
-    return Annotate(opened.status(), fmt::format("training '{}' needs {} guaranteed (parameters, gradients, optimizer state)", options_.name,
-                                                 FormatBytes(guaranteed_pages * page_bytes)));
+    return Annotate(opened.status(), fmt::format("training '{}' needs {} guaranteed (parameters, gradients, optimizer state)",
+                                                 options_.name, FormatBytes(guaranteed_pages * page_bytes)));
   }
   lease = *opened;
   arena = pool::Arena::Create(client.get(), lease, {.grow_timeout = absl::Seconds(1)});
@@ -177,8 +185,8 @@ Status Session::SetGuaranteed(int64_t pages) {
   pages = std::min(pages, burst_pages);
   const Status set = client->SetGuaranteed(lease, pages, hooks_.clock->Now() + kPoolTimeout);
   if (!set.ok()) {
-    return Annotate(set, fmt::format("training '{}' needs {} guaranteed (its state and a micro-batch of one sample)", options_.name,
-                                     FormatBytes(pages * page_bytes)));
+    return Annotate(set, fmt::format("training '{}' needs {} guaranteed (its state and a micro-batch of one sample)",
+                                     options_.name, FormatBytes(pages * page_bytes)));
   }
   guaranteed_pages = pages;
   return {};
@@ -197,8 +205,9 @@ Status Session::BuildModule() {
     if (file != nullptr) {
       TIDEPOOL_ASSIGN_OR_RETURN(const model::TensorEntry* entry, file->Find(param.name));
       if (entry->dtype != param.dtype || entry->shape != param.shape) {
-        return InvalidArgument("{}: tensor '{}' is {} [{}]; model '{}' has {} [{}]", file->path(), param.name, SafetensorsName(entry->dtype),
-                               fmt::join(entry->shape, ", "), graph->name, SafetensorsName(param.dtype), fmt::join(param.shape, ", "));
+        return InvalidArgument("{}: tensor '{}' is {} [{}]; model '{}' has {} [{}]", file->path(), param.name,
+                               SafetensorsName(entry->dtype), fmt::join(entry->shape, ", "), graph->name,
+                               SafetensorsName(param.dtype), fmt::join(param.shape, ", "));
       }
       TIDEPOOL_RETURN_IF_ERROR(file->Read(*entry, bytes));
     } else {
@@ -206,12 +215,12 @@ Status Session::BuildModule() {
     }
     views.push_back({bytes.data(), param.dtype, param.shape});
   }
-  engine::TrainingOptions training{
-      .optimizer = {.kind = options_.optimizer == "adamw" ? engine::OptimizerOptions::Kind::kAdamW : engine::OptimizerOptions::Kind::kSgd,
-                    .learning_rate = options_.learning_rate,
-                    .momentum = options_.momentum,
-                    .weight_decay = options_.weight_decay},
-      .seed = options_.seed};
+  engine::TrainingOptions training{.optimizer = {.kind = options_.optimizer == "adamw" ? engine::OptimizerOptions::Kind::kAdamW
+                                                                                       : engine::OptimizerOptions::Kind::kSgd,
+                                                 .learning_rate = options_.learning_rate,
+                                                 .momentum = options_.momentum,
+                                                 .weight_decay = options_.weight_decay},
+                                   .seed = options_.seed};
   auto created = engine::TrainingModule::Create(graph, views, arena.get(), training);
   if (!created.ok()) return Annotate(created.status(), fmt::format("building '{}'", graph->name));
   module = std::move(*created);
@@ -246,7 +255,8 @@ CheckpointManifest Session::Identity() const {
 Status Session::Save(CheckpointManifest manifest) const {
   std::vector<model::TensorToWrite> tensors;
   for (const engine::NamedTensor& tensor : module->State()) {
-    tensors.push_back({.name = tensor.name, .dtype = tensor.view.dtype, .shape = tensor.view.shape, .data = BytesOf(tensor.view)});
+    tensors.push_back(
+        {.name = tensor.name, .dtype = tensor.view.dtype, .shape = tensor.view.shape, .data = BytesOf(tensor.view)});
   }
   return SaveCheckpoint(options_.checkpoint, std::move(manifest), tensors);
 }
@@ -255,7 +265,8 @@ Status Session::SaveWeights(const std::string& path) const {
   std::vector<model::TensorToWrite> tensors;
   for (const engine::NamedTensor& tensor : module->State()) {
     if (tensor.name.starts_with("optimizer.")) continue;
-    tensors.push_back({.name = tensor.name, .dtype = tensor.view.dtype, .shape = tensor.view.shape, .data = BytesOf(tensor.view)});
+    tensors.push_back(
+        {.name = tensor.name, .dtype = tensor.view.dtype, .shape = tensor.view.shape, .data = BytesOf(tensor.view)});
   }
   return model::WriteSafetensors(path, tensors, {{"model", spec}, {"step", fmt::format("{}", module->steps())}});
 }

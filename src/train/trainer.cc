@@ -18,16 +18,20 @@ using engine::MicroBatch;
 using engine::MicroBatchResult;
 
 constexpr uint64_t kDropoutStream = 0x64726f706f7574;
-constexpr absl::Duration kDataTimeout = absl::Minutes(5);       // for the samples of one micro-batch
+constexpr absl::Duration kDataTimeout = absl::Minutes(5);           // for the samples of one micro-batch
 constexpr absl::Duration kExhaustedPause = absl::Milliseconds(20);  // doubles up to kLongestPause
 constexpr absl::Duration kLongestPause = absl::Seconds(2);
-constexpr int kMostExhausted = 8;  // of single samples in a row with the whole burst allowed
+constexpr int kMostExhausted = 8;      // of single samples in a row with the whole burst allowed
 constexpr int64_t kGuaranteeStep = 2;  // pages
+// The size that the broker is told as preferred makes this share of the highest speed.
+constexpr double kPreferredSpeed = 0.9;
+constexpr int64_t kPreferenceEvery = 8;  // micro-batches
 
 // Sizes of one kind of micro-batch: training or evaluation.
 struct Sizing {
   MicroBatchPolicy policy;
   DurationModel durations;
+  AbortRate abort_rate;
   int64_t last_batch = 0;
   int exhausted_in_a_row = 0;
 };
@@ -91,7 +95,10 @@ class Trainer {
   Status StopReason() const;
   int64_t RestOfEpoch() const { return (epoch() + 1) * dataset_size_ - position_; }
   int64_t epoch() const { return position_ / dataset_size_; }
-  bool finished() const { return position_ >= options_.epochs * dataset_size_ || (options_.max_steps > 0 && step_ >= options_.max_steps); }
+  bool finished() const {
+    return position_ >= options_.epochs * dataset_size_ || (options_.max_steps > 0 && step_ >= options_.max_steps);
+  }
+  void TellPreference();
   void Emit(const std::string& event, const std::string& message = {});
 
   const TrainOptions options_;
@@ -106,9 +113,11 @@ class Trainer {
   std::unique_ptr<JournalReader> replay_;
   std::optional<Sizing> training_, evaluation_;
   Staging staging_;
-  std::vector<std::pair<engine::TensorView, std::vector<std::byte>>> buffers_;  // and what each was at the last global batch's end
+  std::vector<std::pair<engine::TensorView, std::vector<std::byte>>>
+      buffers_;  // and what each was at the last global batch's end
   std::optional<absl::Duration> optimizer_duration_;
 
+  int64_t preferred_pages_ = 0;  // as the broker was told
   int64_t dataset_size_ = 0;
   int64_t step_ = 0;
   int64_t position_ = 0;
@@ -153,29 +162,30 @@ Status Trainer::Setup() {
   }
   for (const engine::NamedTensor& tensor : session_->module->State()) {
     const auto param = session_->graph->FindParam(tensor.name);
-    if (param.ok() && session_->graph->params[*param].kind == model::ParamKind::kBuffer) buffers_.emplace_back(tensor.view, std::vector<std::byte>());
+    if (param.ok() && session_->graph->params[*param].kind == model::ParamKind::kBuffer)
+      buffers_.emplace_back(tensor.view, std::vector<std::byte>());
   }
   SaveBuffers();
   TIDEPOOL_RETURN_IF_ERROR(OpenJournals());
-  TIDEPOOL_ASSIGN_OR_RETURN(
-      loader_, data::Loader::Start(session_->dataset.get(),
-                                   {.threads = options_.loader_threads,
-                                    .max_bytes = options_.prefetch_bytes,
-                                    .seed = options_.seed,
-                                    .epochs = options_.epochs,
-                                    .first_position = position_,
-                                    .on_error = options_.skip_broken_samples ? data::LoaderOptions::OnError::kReplace
-                                                                             : data::LoaderOptions::OnError::kFail,
-                                    .clock = clock_}));
+  TIDEPOOL_ASSIGN_OR_RETURN(loader_,
+                            data::Loader::Start(session_->dataset.get(),
+                                                {.threads = options_.loader_threads,
+                                                 .max_bytes = options_.prefetch_bytes,
+                                                 .seed = options_.seed,
+                                                 .epochs = options_.epochs,
+                                                 .first_position = position_,
+                                                 .on_error = options_.skip_broken_samples ? data::LoaderOptions::OnError::kReplace
+                                                                                          : data::LoaderOptions::OnError::kFail,
+                                                 .clock = clock_}));
   stop_->OnStop([this] {
     session_->reclaimer->RequestStop();
     loader_->Cancel();
   });
   const int64_t persistent = session_->arena->stats().live_bytes;
   const int64_t largest = std::min(options_.max_micro_batch, options_.global_batch);
-  training_.emplace(Sizing{.policy = MicroBatchPolicy({.max_batch = largest,
-                                                       .persistent_bytes = persistent,
-                                                       .protected_after_aborts = options_.protected_after_aborts})});
+  training_.emplace(Sizing{
+      .policy = MicroBatchPolicy(
+          {.max_batch = largest, .persistent_bytes = persistent, .protected_after_aborts = options_.protected_after_aborts})});
   evaluation_.emplace(Sizing{.policy = MicroBatchPolicy({.max_batch = options_.max_micro_batch,
                                                          .persistent_bytes = persistent,
                                                          .protected_after_aborts = options_.protected_after_aborts})});
@@ -184,7 +194,8 @@ Status Trainer::Setup() {
 }
 
 Status Trainer::OpenJournals() {
-  const JournalHeader header{.model = session_->spec, .seed = options_.seed, .global_batch = options_.global_batch, .dataset_size = dataset_size_};
+  const JournalHeader header{
+      .model = session_->spec, .seed = options_.seed, .global_batch = options_.global_batch, .dataset_size = dataset_size_};
   if (!options_.journal.empty()) {
     const int64_t keep = session_->resumed.has_value() ? session_->resumed->journal_bytes : 0;
     if (keep > 0) {
@@ -200,8 +211,8 @@ Status Trainer::OpenJournals() {
   return {};
 }
 
-// Runs one sample and throws the result away: what it needed on top of the state is the least that training can do with, and is guaranteed
-// from here on.
+// Runs one sample and throws the result away: what it needed on top of the state is the least that training can do with, and is
+// guaranteed from here on.
 Status Trainer::Probe() {
   TIDEPOOL_RETURN_IF_ERROR(session_->module->BeginGlobalBatch());
   bool done = false;
@@ -223,7 +234,8 @@ Status Trainer::Probe() {
   session_->module->abort_token().ResetLongest();
   training_->durations = DurationModel();
   if (session_->yield != nullptr) session_->yield->Refresh();
-  return session_->SetGuaranteed(std::max(session_->guaranteed_pages, CeilDiv(*training_->policy.Predict(1), session_->page_bytes) + 1));
+  return session_->SetGuaranteed(
+      std::max(session_->guaranteed_pages, CeilDiv(*training_->policy.Predict(1), session_->page_bytes) + 1));
 }
 
 // --- waiting ---
@@ -236,7 +248,8 @@ Status Trainer::Park(const std::function<bool(int64_t)>& may_go, absl::Time dead
   if (gate == Gate::kTimedOut) {
     const bool paused = session_->reclaimer->paused();
     session_->reclaimer->ReturnCached();
-    Emit("paused", paused ? "inference has the device" : fmt::format("the limit is {}", FormatBytes(session_->reclaimer->limit_bytes())));
+    Emit("paused",
+         paused ? "inference has the device" : fmt::format("the limit is {}", FormatBytes(session_->reclaimer->limit_bytes())));
     const absl::Time start = clock_->Now();
     gate = session_->reclaimer->AwaitGate(may_go, deadline);
     progress_.paused_seconds += absl::ToDoubleSeconds(clock_->Now() - start);
@@ -253,20 +266,21 @@ Status Trainer::Park(const std::function<bool(int64_t)>& may_go, absl::Time dead
 // How large the next micro-batch is: `exact` samples if that is positive (a replay), else what the limit allows.
 StatusOr<MicroBatchChoice> Trainer::AwaitChoice(Sizing* sizing, int64_t remaining, int64_t exact) {
   MicroBatchChoice choice;
+  const int64_t best = BestSize(sizing->durations, sizing->abort_rate.per_second(), options_.max_micro_batch);
   const int64_t guaranteed = session_->guaranteed_pages * session_->page_bytes;
   const std::function<bool(int64_t)> may_go = [&](int64_t limit_bytes) {
     if (exact > 0) {
-      const auto need = sizing->policy.Predict(exact);
       // With everything allowed there is no use in waiting for more.
       const bool all = limit_bytes >= session_->burst_pages * session_->page_bytes;
-      choice = {.batch = all || !need.has_value() || *need <= limit_bytes ? exact : 0};
+      choice = {.batch = all || sizing->policy.Fits(exact, limit_bytes, guaranteed) ? exact : 0};
     } else {
-      choice = sizing->policy.Choose(limit_bytes, guaranteed, remaining);
+      choice = sizing->policy.Choose(limit_bytes, guaranteed, remaining, best);
     }
     return choice.batch > 0;
   };
   if (sizing->exhausted_in_a_row > 0) {
-    // One sample did not fit: the limit does not tell the whole truth at this moment. Not before it changes, or some time has passed.
+    // One sample did not fit: the limit does not tell the whole truth at this moment. Not before it changes, or some time has
+    // passed.
     const int64_t limit_then = session_->reclaimer->limit_bytes();
     const absl::Duration pause = std::min(kLongestPause, kExhaustedPause * (1 << std::min(sizing->exhausted_in_a_row - 1, 10)));
     TIDEPOOL_RETURN_IF_ERROR(Park([&](int64_t limit_bytes) { return limit_bytes > limit_then; }, clock_->Now() + pause));
@@ -275,7 +289,8 @@ StatusOr<MicroBatchChoice> Trainer::AwaitChoice(Sizing* sizing, int64_t remainin
   return choice;
 }
 
-Status Trainer::Fetch(data::Loader* loader, const data::Dataset& dataset, const std::vector<PositionRange>& ranges, int64_t count) {
+Status Trainer::Fetch(data::Loader* loader, const data::Dataset& dataset, const std::vector<PositionRange>& ranges,
+                      int64_t count) {
   staging_.inputs.resize(count * dataset.input().size_bytes());
   staging_.targets.resize(count * dataset.target().size_bytes());
   const Status fetched = loader->Fetch(ranges, staging_.inputs, staging_.targets, clock_->Now() + kDataTimeout);
@@ -297,16 +312,19 @@ MicroBatch Trainer::Staged(const data::Dataset& dataset, int64_t count) {
 StatusOr<Trainer::Outcome> Trainer::Compute(Sizing* sizing, const Attempt& attempt) {
   Reclaimer& reclaimer = *session_->reclaimer;
   pool::Arena* arena = session_->arena.get();
-  if (!reclaimer.Begin(Phase::kMicroBatch, attempt.protected_run, sizing->durations.Predict(attempt.batch))) return Outcome::kAgain;
+  if (!reclaimer.Begin(Phase::kMicroBatch, attempt.protected_run, sizing->durations.Predict(attempt.batch)))
+    return Outcome::kAgain;
   const int64_t limit_bytes = reclaimer.limit_bytes();
-  const std::optional<int64_t> need = sizing->policy.Predict(attempt.batch);
   // The limit may have fallen while the samples were read.
-  if (need.has_value() && *need > limit_bytes && limit_bytes < session_->burst_pages * session_->page_bytes) {
+  if (!sizing->policy.Fits(attempt.batch, limit_bytes, session_->guaranteed_pages * session_->page_bytes) &&
+      limit_bytes < session_->burst_pages * session_->page_bytes) {
     reclaimer.End();
     return Outcome::kAgain;
   }
-  // Free space that smaller micro-batches left in pieces does not fit a larger one: where there is little room, start from whole pages.
-  if (attempt.batch > sizing->last_batch && need.value_or(0) * 5 / 4 > limit_bytes) arena->ReturnCached(0).status().IgnoreError();
+  // Free space that smaller micro-batches left in pieces does not fit a larger one: where there is little room, start from whole
+  // pages.
+  const int64_t need = sizing->policy.Predict(attempt.batch).value_or(0);
+  if (attempt.batch > sizing->last_batch && need * 5 / 4 > limit_bytes) arena->ReturnCached(0).status().IgnoreError();
   sizing->last_batch = attempt.batch;
   if (hooks_.before_micro_batch) hooks_.before_micro_batch(attempt.batch, session_->module->abort_token());
 
@@ -323,6 +341,7 @@ StatusOr<Trainer::Outcome> Trainer::Compute(Sizing* sizing, const Attempt& attem
     // Where the arena had to grow, what it held is what was needed, the space between blocks included.
     sizing->policy.ObserveSuccess(attempt.batch, peak_held > held_before ? peak_held * session_->page_bytes : result->peak_bytes);
     sizing->durations.Observe(attempt.batch, elapsed);
+    sizing->abort_rate.Observe(elapsed, false);
     sizing->exhausted_in_a_row = 0;
     ++progress_.micro_batches;
     progress_.protected_runs += attempt.protected_run ? 1 : 0;
@@ -342,6 +361,7 @@ StatusOr<Trainer::Outcome> Trainer::Compute(Sizing* sizing, const Attempt& attem
   progress_.boundary_waits = reclaimer.stats().boundary_waits;
   if (result.status().code() == StatusCode::kAborted || reclaimer.limit_bytes() < limit_bytes) {
     // Memory was taken away; the size was right when it was chosen.
+    sizing->abort_rate.Observe(elapsed, true);
     sizing->policy.ObserveAbort();
     return Outcome::kAgain;
   }
@@ -353,7 +373,9 @@ StatusOr<Trainer::Outcome> Trainer::Compute(Sizing* sizing, const Attempt& attem
 // The pool had no room though the limit allowed it.
 Status Trainer::OnShortage(Sizing* sizing, const Attempt& attempt, int64_t limit_before, const Status& status) {
   if (!session_->reclaimer->connected()) return StopReason();
-  if (attempt.protected_run && session_->guaranteed_pages < session_->burst_pages) {
+  const bool within_guarantee =
+      attempt.protected_run || (attempt.batch == 1 && limit_before <= session_->guaranteed_pages * session_->page_bytes);
+  if (within_guarantee && session_->guaranteed_pages < session_->burst_pages) {
     const Status raised = session_->SetGuaranteed(session_->guaranteed_pages + kGuaranteeStep);
     if (!raised.ok()) Log(LogLevel::kWarning, "the guaranteed memory does not hold one sample", {{"error", raised}});
   }
@@ -380,12 +402,14 @@ Status Trainer::OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals*
     for (const PositionRange& range : planned->ranges) exact += range.size();
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const MicroBatchChoice choice, AwaitChoice(&*training_, ledger->unprocessed(), exact));
-  TIDEPOOL_ASSIGN_OR_RETURN(const SampleLedger::Ticket ticket, planned != nullptr ? ledger->GetExactly(planned->ranges) : ledger->Get(choice.batch));
+  TIDEPOOL_ASSIGN_OR_RETURN(const SampleLedger::Ticket ticket,
+                            planned != nullptr ? ledger->GetExactly(planned->ranges) : ledger->Get(choice.batch));
   JournalMicroBatch entry{.ranges = ticket.ranges};
   // The same samples draw the same dropout, however often they are tried.
   entry.rng_key = planned != nullptr ? planned->rng_key
                                      : data::RandomBits(data::RandomBits(options_.seed, kDropoutStream, 0),
-                                                        static_cast<uint64_t>(ticket.ranges.front().begin), static_cast<uint64_t>(ticket.size()));
+                                                        static_cast<uint64_t>(ticket.ranges.front().begin),
+                                                        static_cast<uint64_t>(ticket.size()));
   const Status fetched = Fetch(loader_.get(), *session_->dataset, ticket.ranges, ticket.size());
   if (!fetched.ok()) {
     TIDEPOOL_RETURN_IF_ERROR(ledger->Abort(ticket));
@@ -398,11 +422,10 @@ Status Trainer::OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals*
   MicroBatchResult result;
   const Attempt attempt{.batch = ticket.size(),
                         .protected_run = choice.protected_run,
-                        .compute =
-                            [&]() -> StatusOr<MicroBatchResult> {
-                              TIDEPOOL_ASSIGN_OR_RETURN(result, session_->module->RunMicroBatch(batch));
-                              return result;
-                            },
+                        .compute = [&]() -> StatusOr<MicroBatchResult> {
+                          TIDEPOOL_ASSIGN_OR_RETURN(result, session_->module->RunMicroBatch(batch));
+                          return result;
+                        },
                         .commit = [&] { return session_->module->CommitMicroBatch(); },
                         .undo = [&] { return session_->module->AbortMicroBatch(); }};
   const StatusOr<Outcome> outcome = Compute(&*training_, attempt);
@@ -410,9 +433,23 @@ Status Trainer::OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals*
     TIDEPOOL_RETURN_IF_ERROR(ledger->Abort(ticket));
     return outcome.status();
   }
+  if (progress_.micro_batches % kPreferenceEvery == 0) TellPreference();
   totals->Add(result);
   record->micro_batches.push_back(std::move(entry));
   return ledger->Finish(ticket);
+}
+
+// With few samples at a time the fixed cost of a micro-batch dominates. Whoever places models can spare the memory that avoids
+// it.
+void Trainer::TellPreference() {
+  const auto batch =
+      training_->durations.SmallestAtSpeed(kPreferredSpeed, std::min(options_.max_micro_batch, options_.global_batch));
+  if (!batch.has_value()) return;
+  const auto need = training_->policy.Predict(*batch);
+  if (!need.has_value()) return;
+  const int64_t pages = std::min(session_->burst_pages, CeilDiv(*need, session_->page_bytes));
+  if (pages == preferred_pages_) return;
+  if (session_->client->SetPreferred(session_->lease, pages, clock_->Now() + absl::Seconds(1)).ok()) preferred_pages_ = pages;
 }
 
 Status Trainer::GlobalBatch() {
@@ -423,8 +460,9 @@ Status Trainer::GlobalBatch() {
   if (replay_ != nullptr) {
     TIDEPOOL_ASSIGN_OR_RETURN(const JournalStep* step, replay_->Step(step_ + 1));
     if (step->positions != record.positions) {
-      return FailedPrecondition("step {} is over [{}, {}) in the journal '{}' and over [{}, {}) in this run", step_ + 1, step->positions.begin,
-                                step->positions.end, options_.replay, record.positions.begin, record.positions.end);
+      return FailedPrecondition("step {} is over [{}, {}) in the journal '{}' and over [{}, {}) in this run", step_ + 1,
+                                step->positions.begin, step->positions.end, options_.replay, record.positions.begin,
+                                record.positions.end);
     }
   }
   TIDEPOOL_RETURN_IF_ERROR(session_->module->BeginGlobalBatch());
@@ -487,15 +525,16 @@ Status Trainer::TrainLoop() {
 Status Trainer::Evaluate() {
   if (session_->evaluation == nullptr) return {};
   const data::Dataset& dataset = *session_->evaluation;
-  TIDEPOOL_ASSIGN_OR_RETURN(const auto loader, data::Loader::Start(&dataset, {.threads = options_.loader_threads,
-                                                                             .max_bytes = options_.prefetch_bytes,
-                                                                             .shuffle = false,
-                                                                             .augment = false,
-                                                                             .epochs = 1,
-                                                                             .on_error = options_.skip_broken_samples
-                                                                                             ? data::LoaderOptions::OnError::kReplace
-                                                                                             : data::LoaderOptions::OnError::kFail,
-                                                                             .clock = clock_}));
+  TIDEPOOL_ASSIGN_OR_RETURN(
+      const auto loader,
+      data::Loader::Start(&dataset, {.threads = options_.loader_threads,
+                                     .max_bytes = options_.prefetch_bytes,
+                                     .shuffle = false,
+                                     .augment = false,
+                                     .epochs = 1,
+                                     .on_error = options_.skip_broken_samples ? data::LoaderOptions::OnError::kReplace
+                                                                              : data::LoaderOptions::OnError::kFail,
+                                     .clock = clock_}));
   if (session_->yield != nullptr) session_->yield->Refresh();
   Totals totals;
   int64_t position = 0;
@@ -508,11 +547,10 @@ Status Trainer::Evaluate() {
     MicroBatchResult result;
     const Attempt attempt{.batch = choice.batch,
                           .protected_run = choice.protected_run,
-                          .compute =
-                              [&]() -> StatusOr<MicroBatchResult> {
-                                TIDEPOOL_ASSIGN_OR_RETURN(result, session_->module->Evaluate(batch));
-                                return result;
-                              },
+                          .compute = [&]() -> StatusOr<MicroBatchResult> {
+                            TIDEPOOL_ASSIGN_OR_RETURN(result, session_->module->Evaluate(batch));
+                            return result;
+                          },
                           .commit = [] { return Status(); },
                           .undo = [] { return Status(); }};
     TIDEPOOL_ASSIGN_OR_RETURN(const Outcome outcome, Compute(&*evaluation_, attempt));

@@ -87,7 +87,7 @@ class TrainerTest : public ::testing::Test {
 TEST_F(TrainerTest, TrainsAndReportsEachStep) {
   TrainOptions options = TinyOptions(folder_ / "data");
   options.epochs = 5;
-  options.learning_rate = 0.02;
+  options.learning_rate = 0.005;
   options.evaluation_data = options.data;
   options.final_weights = folder_ / "final.safetensors";
   const Recorded run = Run(options);
@@ -275,7 +275,7 @@ TEST_F(SharedPoolTest, GivesMemoryBackInTheMiddleOfAMicroBatchAndTrainsOn) {
         std::this_thread::yield();
         continue;
       }
-      const int64_t available = broker_->AvailableToPinned();
+      const int64_t available = broker_->RoomForPinned().pages;
       const int64_t pages = available / 2 + static_cast<int64_t>(random() % (available / 2));
       auto grown = client_->Grow(lease_, {.pages = pages}, Soon());
       ASSERT_TRUE(grown.ok()) << ToString(grown.status());
@@ -283,7 +283,8 @@ TEST_F(SharedPoolTest, GivesMemoryBackInTheMiddleOfAMicroBatchAndTrainsOn) {
       ASSERT_TRUE(client_->Return(lease_, *grown).ok());
     }
   });
-  const Recorded run = Run(options, hooks, nullptr, [&](const TrainProgress& progress) { training = training || progress.event == "step"; });
+  const Recorded run =
+      Run(options, hooks, nullptr, [&](const TrainProgress& progress) { training = training || progress.event == "step"; });
   ended = true;
   inference.join();
   ASSERT_TRUE(run.status.ok()) << ToString(run.status);

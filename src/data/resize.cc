@@ -1,0 +1,340 @@
+#include "data/resize.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace tidepool::data {
+namespace {
+
+// Weights are 12-bit fractions. After the vertical pass a sample has 6 fractional bits (at most 255 * 64, so it fits 16 signed
+// bits), after the horizontal pass 18.
+constexpr int kWeightBits = 12;
+constexpr int kRowBits = 6;
+constexpr float kToPixel = 1.0f / (1 << (kWeightBits + kRowBits));
+constexpr int32_t kHalf = 1 << (kWeightBits - kRowBits - 1);
+
+// `start` and `length` are the crop along this axis in source samples, `limit` the number of source samples. The last tap of an
+// axis may lie one sample behind the source, with weight zero.
+void BuildAxis(double start, double length, int limit, int outputs, std::vector<double>* exact, FilterAxis* axis) {
+  const double step = length / outputs;
+  const double support = std::max(step, 1.0);
+  const int used = std::min(static_cast<int>(std::ceil(2 * support)), limit);
+  axis->taps = (used + 1) / 2 * 2;
+  axis->first.resize(outputs);
+  axis->weights.assign(size_t(outputs) * axis->taps, 0);
+  exact->resize(used);
+  for (int i = 0; i < outputs; ++i) {
+    const double centre = start + (i + 0.5) * step;
+    const int first = std::clamp(static_cast<int>(std::ceil(centre - support - 0.5)), 0, limit - used);
+    double sum = 0;
+    for (int t = 0; t < used; ++t) {
+      (*exact)[t] = std::max(0.0, 1.0 - std::abs(first + t + 0.5 - centre) / support);
+      sum += (*exact)[t];
+    }
+    int16_t* weights = axis->weights.data() + size_t(i) * axis->taps;
+    int left = 1 << kWeightBits;
+    int largest = 0;
+    for (int t = 0; t < used; ++t) {
+      weights[t] = static_cast<int16_t>(std::floor((*exact)[t] / sum * (1 << kWeightBits) + 0.5));
+      left -= weights[t];
+      if (weights[t] > weights[largest]) largest = t;
+    }
+    weights[largest] = static_cast<int16_t>(weights[largest] + left);
+    axis->first[i] = first;
+  }
+}
+
+// The two passes for a band of output rows. All variants give the same bits: the sums are of integers.
+struct Band {
+  const FilterAxis* columns = nullptr;
+  int row_taps = 0;
+  int count = 0;         // bytes of a source row; a multiple of 8
+  int first_column = 0;  // of the source rows, which hold R, G, B, x bytes
+  bool flip = false;
+  const float* scale = nullptr;  // 4 each
+  const float* bias = nullptr;
+  int size = 0;
+  size_t plane = 0;
+};
+
+// Output column t comes from filter column x.
+int FilterColumn(const Band& band, int t) { return band.flip ? band.size - 1 - t : t; }
+
+// One row of the vertical pass: out[i] = the weighted sum of sources[t][i], for i from `begin` on.
+void BlendPlain(const Band& band, const uint8_t* const* sources, const int16_t* weights, int begin, int16_t* out) {
+  for (int i = begin; i < band.count; ++i) {
+    int32_t sum = kHalf;
+    for (int t = 0; t < band.row_taps; ++t) sum += sources[t][i] * weights[t];
+    out[i] = static_cast<int16_t>(sum >> (kWeightBits - kRowBits));
+  }
+}
+
+void SumPlain(const Band& band, const int16_t* blended, float* out) {
+  const int taps = band.columns->taps;
+  for (int t = 0; t < band.size; ++t) {
+    const int x = FilterColumn(band, t);
+    const int16_t* pixel = blended + size_t(band.columns->first[x] - band.first_column) * 4;
+    const int16_t* weights = band.columns->weights.data() + size_t(x) * taps;
+    for (int c = 0; c < 3; ++c) {
+      int32_t sum = 0;
+      for (int k = 0; k < taps; ++k) sum += pixel[4 * k + c] * weights[k];
+      out[band.plane * c + t] = static_cast<float>(sum) * band.scale[c] + band.bias[c];
+    }
+  }
+}
+
+#if defined(__x86_64__)
+
+int32_t WeightPair(const int16_t* weights) {
+  int32_t pair;
+  std::memcpy(&pair, weights, sizeof(pair));
+  return pair;
+}
+
+void BlendSse2(const Band& band, const uint8_t* const* sources, const int16_t* weights, int begin, int16_t* out) {
+  const __m128i zero = _mm_setzero_si128();
+  for (int i = begin; i < band.count; i += 8) {
+    __m128i low = _mm_set1_epi32(kHalf), high = low;
+    for (int t = 0; t < band.row_taps; t += 2) {
+      const __m128i a = _mm_unpacklo_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(sources[t] + i)), zero);
+      const __m128i b = _mm_unpacklo_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(sources[t + 1] + i)), zero);
+      const __m128i pair = _mm_set1_epi32(WeightPair(weights + t));
+      low = _mm_add_epi32(low, _mm_madd_epi16(_mm_unpacklo_epi16(a, b), pair));
+      high = _mm_add_epi32(high, _mm_madd_epi16(_mm_unpackhi_epi16(a, b), pair));
+    }
+    const __m128i packed =
+        _mm_packs_epi32(_mm_srai_epi32(low, kWeightBits - kRowBits), _mm_srai_epi32(high, kWeightBits - kRowBits));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), packed);
+  }
+}
+
+void SumSse2(const Band& band, const int16_t* blended, float* out) {
+  const int taps = band.columns->taps;
+  const __m128 scale = _mm_loadu_ps(band.scale), bias = _mm_loadu_ps(band.bias);
+  for (int t = 0; t < band.size; ++t) {
+    const int x = FilterColumn(band, t);
+    const int16_t* pixel = blended + size_t(band.columns->first[x] - band.first_column) * 4;
+    const int16_t* weights = band.columns->weights.data() + size_t(x) * taps;
+    __m128i sum = _mm_setzero_si128();
+    for (int k = 0; k < taps; k += 2) {
+      const __m128i two = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel + 4 * k));
+      const __m128i pair = _mm_set1_epi32(WeightPair(weights + k));
+      sum = _mm_add_epi32(sum, _mm_madd_epi16(_mm_unpacklo_epi16(two, _mm_srli_si128(two, 8)), pair));
+    }
+    float values[4];
+    _mm_storeu_ps(values, _mm_add_ps(_mm_mul_ps(_mm_cvtepi32_ps(sum), scale), bias));
+    for (int c = 0; c < 3; ++c) out[band.plane * c + t] = values[c];
+  }
+}
+
+#define TIDEPOOL_AVX2 __attribute__((target("avx2")))
+
+template <int kTaps>
+TIDEPOOL_AVX2 void BlendRow(const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
+  const int taps = kTaps > 0 ? kTaps : band.row_taps;
+  int i = 0;
+  for (; i + 16 <= band.count; i += 16) {
+    __m256i low = _mm256_set1_epi32(kHalf), high = low;
+    for (int t = 0; t < taps; t += 2) {
+      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sources[t] + i));
+      const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sources[t + 1] + i));
+      const __m256i pair = _mm256_set1_epi32(WeightPair(weights + t));
+      low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), pair));
+      high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), pair));
+    }
+    const __m256i packed =
+        _mm256_packs_epi32(_mm256_srai_epi32(low, kWeightBits - kRowBits), _mm256_srai_epi32(high, kWeightBits - kRowBits));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permute4x64_epi64(packed, 0xd8));
+  }
+  if (i < band.count) BlendSse2(band, sources, weights, i, out);
+}
+
+void BlendAvx2(const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
+  switch (band.row_taps) {
+    case 2: return BlendRow<2>(band, sources, weights, out);
+    case 4: return BlendRow<4>(band, sources, weights, out);
+    case 6: return BlendRow<6>(band, sources, weights, out);
+    default: return BlendRow<0>(band, sources, weights, out);
+  }
+}
+
+// One output column of two rows: R, G, B, x of the upper row in the low half, of the lower row in the high half. kTaps 0: as many
+// as the axis has.
+template <int kTaps>
+TIDEPOOL_AVX2 inline __m256 SumPixel2(const FilterAxis& axis, const int16_t* upper, const int16_t* lower, int x, __m256 scale,
+                                      __m256 bias) {
+  const int taps = kTaps > 0 ? kTaps : axis.taps;
+  const ptrdiff_t at = ptrdiff_t{axis.first[x]} * 4;
+  const int16_t* weights = axis.weights.data() + ptrdiff_t{x} * taps;
+  // Pairs of the same channel of two neighbouring pixels.
+  const __m256i by_channel = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                              0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+  __m256i sum = _mm256_setzero_si256();
+  for (int k = 0; k < taps; k += 2) {
+    const __m128i top = _mm_loadu_si128(reinterpret_cast<const __m128i*>(upper + at + 4 * k));
+    const __m128i bottom = _mm_loadu_si128(reinterpret_cast<const __m128i*>(lower + at + 4 * k));
+    const __m256i two = _mm256_inserti128_si256(_mm256_castsi128_si256(top), bottom, 1);
+    sum = _mm256_add_epi32(sum,
+                           _mm256_madd_epi16(_mm256_shuffle_epi8(two, by_channel), _mm256_set1_epi32(WeightPair(weights + k))));
+  }
+  return _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale), bias);
+}
+
+// Two rows at once. The blended rows begin with column 0 of the picture, as far as addresses go.
+template <int kTaps>
+TIDEPOOL_AVX2 void SumRows2(const Band& band, const int16_t* upper, const int16_t* lower, float* out, float* lower_out) {
+  const FilterAxis& axis = *band.columns;
+  const __m256 scale = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(band.scale));
+  const __m256 bias = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(band.bias));
+  const int step = band.flip ? -1 : 1;
+  int x = band.flip ? band.size - 1 : 0;
+  int t = 0;
+  for (; t + 4 <= band.size; t += 4, x += 4 * step) {
+    const __m256 p0 = SumPixel2<kTaps>(axis, upper, lower, x, scale, bias);
+    const __m256 p1 = SumPixel2<kTaps>(axis, upper, lower, x + step, scale, bias);
+    const __m256 p2 = SumPixel2<kTaps>(axis, upper, lower, x + 2 * step, scale, bias);
+    const __m256 p3 = SumPixel2<kTaps>(axis, upper, lower, x + 3 * step, scale, bias);
+    // Four pixels of R, G, B, x become four values of each channel, in each half.
+    const __m256 rg01 = _mm256_unpacklo_ps(p0, p1), bx01 = _mm256_unpackhi_ps(p0, p1);
+    const __m256 rg23 = _mm256_unpacklo_ps(p2, p3), bx23 = _mm256_unpackhi_ps(p2, p3);
+    const __m256 r = _mm256_shuffle_ps(rg01, rg23, 0x44), g = _mm256_shuffle_ps(rg01, rg23, 0xee);
+    const __m256 b = _mm256_shuffle_ps(bx01, bx23, 0x44);
+    _mm_storeu_ps(out + t, _mm256_castps256_ps128(r));
+    _mm_storeu_ps(out + band.plane + t, _mm256_castps256_ps128(g));
+    _mm_storeu_ps(out + 2 * band.plane + t, _mm256_castps256_ps128(b));
+    _mm_storeu_ps(lower_out + t, _mm256_extractf128_ps(r, 1));
+    _mm_storeu_ps(lower_out + band.plane + t, _mm256_extractf128_ps(g, 1));
+    _mm_storeu_ps(lower_out + 2 * band.plane + t, _mm256_extractf128_ps(b, 1));
+  }
+  for (; t < band.size; ++t, x += step) {
+    float values[8];
+    _mm256_storeu_ps(values, SumPixel2<kTaps>(axis, upper, lower, x, scale, bias));
+    for (int c = 0; c < 3; ++c) {
+      out[band.plane * c + t] = values[c];
+      lower_out[band.plane * c + t] = values[4 + c];
+    }
+  }
+}
+
+// `lower_out` may be the same as `out` with the same blended row.
+void SumAvx2(const Band& band, const int16_t* upper, const int16_t* lower, float* out, float* lower_out) {
+  upper -= ptrdiff_t{band.first_column} * 4;
+  lower -= ptrdiff_t{band.first_column} * 4;
+  switch (band.columns->taps) {
+    case 2: return SumRows2<2>(band, upper, lower, out, lower_out);
+    case 4: return SumRows2<4>(band, upper, lower, out, lower_out);
+    case 6: return SumRows2<6>(band, upper, lower, out, lower_out);
+    default: return SumRows2<0>(band, upper, lower, out, lower_out);
+  }
+}
+
+#endif  // __x86_64__
+
+int BestLevel() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx2") ? 2 : 1;
+#else
+  return 0;
+#endif
+}
+
+void Blend(int level, const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
+#if defined(__x86_64__)
+  if (level >= 2) return BlendAvx2(band, sources, weights, out);
+  if (level == 1) return BlendSse2(band, sources, weights, 0, out);
+#endif
+  (void)level;
+  BlendPlain(band, sources, weights, 0, out);
+}
+
+// One or two rows of output from as many blended ones.
+void Sum(int level, const Band& band, int rows, int16_t* const* blended, float* out) {
+#if defined(__x86_64__)
+  if (level >= 2) {
+    return rows == 2 ? SumAvx2(band, blended[0], blended[1], out, out + band.size)
+                     : SumAvx2(band, blended[0], blended[0], out, out);
+  }
+#endif
+  for (int r = 0; r < rows; ++r) {
+    float* row = out + size_t(r) * band.size;
+#if defined(__x86_64__)
+    if (level == 1) {
+      SumSse2(band, blended[r], row);
+      continue;
+    }
+#endif
+    SumPlain(band, blended[r], row);
+  }
+}
+
+std::atomic<int> forced_level{-1};
+
+}  // namespace
+
+void internal::ForceResizeLevel(int level) { forced_level = level; }
+
+void CropResizer::Plan(int width, int height, int denominator, const Crop& crop, int size) {
+  size_ = size;
+  flip_ = crop.flip;
+  BuildAxis(crop.x / denominator, crop.width / denominator, width, size, &exact_, &columns_);
+  BuildAxis(crop.y / denominator, crop.height / denominator, height, size, &exact_, &rows_);
+  needed_.x = columns_.first.front();
+  needed_.y = rows_.first.front();
+  needed_.width = std::min(columns_.first.back() + columns_.taps, width) - needed_.x;
+  needed_.height = std::min(rows_.first.back() + rows_.taps, height) - needed_.y;
+}
+
+void CropResizer::Apply(const Image& image, int left, int top, const Normalisation& normalisation, std::span<float> output) {
+  float scale[4] = {0, 0, 0, 0}, bias[4] = {0, 0, 0, 0};
+  for (int c = 0; c < 3; ++c) {
+    scale[c] = normalisation.scale[c] * kToPixel;
+    bias[c] = normalisation.bias[c];
+  }
+  // Only the columns that some output needs are blended, rounded up to pairs of pixels. At most two of them lie behind the row's
+  // end, in the next row or in the padding; their weight is zero.
+  const int column_count = (columns_.first.back() + columns_.taps - needed_.x + 1) / 2 * 2;
+  Band band = {.columns = &columns_,
+               .row_taps = rows_.taps,
+               .count = column_count * 4,
+               .first_column = needed_.x,
+               .flip = flip_,
+               .scale = scale,
+               .bias = bias,
+               .size = size_,
+               .plane = size_t(size_) * size_};
+  const size_t row_size = size_t(column_count) * 4 + 16;
+  blended_.resize(2 * row_size);
+  sources_.resize(rows_.taps);
+  const size_t stride = size_t(image.width) * 4;
+  const uint8_t* const pixels = image.rgbx.data() + size_t(needed_.x - left) * 4;
+  const int forced = forced_level.load(std::memory_order_relaxed);
+  static const int best = BestLevel();
+  const int level = forced < 0 ? best : std::min(forced, best);
+
+  for (int y = 0; y < size_; y += 2) {
+    const int rows = std::min(2, size_ - y);
+    int16_t* const blended[2] = {blended_.data(), blended_.data() + row_size};
+    for (int r = 0; r < rows; ++r) {
+      for (int t = 0; t < rows_.taps; ++t) {
+        sources_[t] = pixels + std::min(rows_.first[y + r] + t - top, image.height - 1) * stride;
+      }
+      Blend(level, band, sources_.data(), rows_.weights.data() + size_t(y + r) * rows_.taps, blended[r]);
+    }
+    Sum(level, band, rows, blended, output.data() + size_t(y) * size_);
+  }
+}
+
+void CropToTensor(const Image& image, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
+                  std::span<float> output) {
+  thread_local CropResizer resizer;
+  resizer.Plan(image.width, image.height, denominator, crop, size);
+  resizer.Apply(image, 0, 0, normalisation, output);
+}
+
+}  // namespace tidepool::data

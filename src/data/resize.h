@@ -1,0 +1,56 @@
+// A crop of a decoded picture, resized with a triangle filter that covers every source pixel when shrinking, and normalised into
+// a tensor.
+//
+// The arithmetic is integer until the last multiply and add, which are not contracted: every machine makes the same bytes,
+// whichever instructions it has.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "data/augment.h"
+#include "data/jpeg.h"
+
+namespace tidepool::data {
+
+// The source samples of each output sample along one axis: `taps` weights per output, which add up to 1 << 12 exactly. `taps` is
+// even (a weight may be zero), because the multiplications take two samples at once.
+struct FilterAxis {
+  int taps = 0;
+  std::vector<int> first;
+  std::vector<int16_t> weights;
+};
+
+// Which pixels a crop needs, and then its tensor. One object serves one picture after the other and keeps its memory.
+// Thread-compatible.
+class CropResizer {
+ public:
+  // `crop` is in pixels of the full-size picture, which has width x height pixels at 1/denominator.
+  void Plan(int width, int height, int denominator, const Crop& crop, int size);
+  // The part of the picture (at 1/denominator) that Apply reads.
+  PixelRect needed() const { return needed_; }
+  // `image` holds at least needed(); its first pixel is (left, top) of the picture. Writes channel by channel, 3 * size * size
+  // floats.
+  void Apply(const Image& image, int left, int top, const Normalisation& normalisation, std::span<float> output);
+
+ private:
+  FilterAxis columns_, rows_;
+  std::vector<double> exact_;  // scratch
+  PixelRect needed_;
+  int size_ = 0;
+  bool flip_ = false;
+  std::vector<int16_t> blended_;
+  std::vector<const uint8_t*> sources_;
+};
+
+// Both steps for a whole picture decoded at 1/denominator.
+void CropToTensor(const Image& image, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
+                  std::span<float> output);
+
+namespace internal {
+// Instead of the best instructions of this machine, for tests: 0 plain, 1 SSE2, 2 AVX2 where there is; -1 the best again.
+void ForceResizeLevel(int level);
+}  // namespace internal
+
+}  // namespace tidepool::data
