@@ -38,8 +38,8 @@ StatusOr<Buffer> Allocator::Allocate(int64_t size_bytes) {
     peak_ = std::max(peak_, used_);
     return Buffer(this, base_ + offset, size_bytes);
   }
-  return ResourceExhausted("{}: out of memory: {} bytes asked for, {} of {} bytes free, the largest range {} bytes", name_, size_bytes,
-                           size_ - used_, size_, largest);
+  return ResourceExhausted("{}: out of memory: {} bytes asked for, {} of {} bytes free, the largest range {} bytes", name_,
+                           size_bytes, size_ - used_, size_, largest);
 }
 
 void Allocator::Free(const std::byte* data, int64_t size_bytes) {

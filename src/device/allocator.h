@@ -1,5 +1,5 @@
-// Hands out byte ranges of one region of memory: first fit over free ranges in address order, neighbours joined when they come back.
-// Sizes are exact in the accounts: with kAlignment-sized requests the last byte of the region can be had and not one more.
+// Hands out byte ranges of one region of memory: first fit over free ranges in address order, neighbours joined when they come
+// back. Sizes are exact in the accounts: with kAlignment-sized requests the last byte of the region can be had and not one more.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
@@ -21,7 +21,8 @@ class Allocator;
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Buffer&& other) noexcept : allocator_(std::exchange(other.allocator_, nullptr)), data_(other.data_), size_(other.size_) {}
+  Buffer(Buffer&& other) noexcept
+      : allocator_(std::exchange(other.allocator_, nullptr)), data_(other.data_), size_(other.size_) {}
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
   std::byte* data() const { return data_; }

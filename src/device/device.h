@@ -1,10 +1,10 @@
-// The one device interface. Backends: host (real arithmetic on the CPU), emulated (time and capacity of another device, from a profile
-// bundle) and cuda.
+// The one device interface. Backends: host (real arithmetic on the CPU), emulated (time and capacity of another device, from a
+// profile bundle) and cuda.
 //
-// A device is memory in pages, and streams that execute work in order on its engines: compute, and copies from the host, to the host and
-// to a peer. Work of different engines overlaps; work of one engine does not. Memory is addressed by page index; who may use which page
-// is the business of pool/, or, for a device that has no broker, of Allocate. An asynchronous failure is kept on its stream and
-// returned by the next Synchronize or Event wait.
+// A device is memory in pages, and streams that execute work in order on its engines: compute, and copies from the host, to the
+// host and to a peer. Work of different engines overlaps; work of one engine does not. Memory is addressed by page index; who may
+// use which page is the business of pool/, or, for a device that has no broker, of Allocate. An asynchronous failure is kept on
+// its stream and returned by the next Synchronize or Event wait.
 #pragma once
 
 #include <absl/time/time.h>
@@ -26,6 +26,7 @@
 #include "device/allocator.h"
 #include "device/pinned.h"
 #include "profile/bundle.h"
+#include "profile/lookup.h"
 
 namespace tidepool::device {
 
@@ -56,10 +57,10 @@ struct DeviceInfo {
 
 // What the device is able to do. Zero and empty where it is not known.
 struct DeviceProperties {
-  std::string model;                     // "H200"
-  std::map<DType, double> peak_flops;    // dense, FLOP/s
-  double memory_bytes_per_s = 0;         // of the device's own memory
-  double host_to_device_bytes_per_s = 0; // each link per direction
+  std::string model;                      // "H200"
+  std::map<DType, double> peak_flops;     // dense, FLOP/s
+  double memory_bytes_per_s = 0;          // of the device's own memory
+  double host_to_device_bytes_per_s = 0;  // each link per direction
   double device_to_host_bytes_per_s = 0;
   double peer_bytes_per_s = 0;
   bool computes = true;    // false: work is only timed, results are not computed (emulated, mode=timing)
@@ -91,8 +92,8 @@ class Event {
   bool Done() const;
   // The stream's error if work before the event failed; DEADLINE_EXCEEDED if it is not reached in time.
   Status Wait(absl::Time deadline) const;
-  // When it was reached, on the device's timeline: differences are what the device took. An emulated device gives the time at which
-  // the emulated work ended, not that at which this machine noticed. FAILED_PRECONDITION while it is not reached.
+  // When it was reached, on the device's timeline: differences are what the device took. An emulated device gives the time at
+  // which the emulated work ended, not that at which this machine noticed. FAILED_PRECONDITION while it is not reached.
   StatusOr<absl::Time> ReachedAt() const;
   std::shared_ptr<State> state() const { return state_; }
 
@@ -104,11 +105,11 @@ class Event {
 enum class EngineKind : uint8_t { kCompute, kHostToDevice, kDeviceToHost, kPeer };
 std::string_view NameOf(EngineKind engine);
 
-// A piece of arithmetic for the compute engine. The key names it in profiles; flops and bytes describe it where no profile has the key.
+// A piece of arithmetic for the compute engine. The key names it in profiles; the cost describes it where no profile has the key.
+// A device may keep what it was told with a key's first launch.
 struct Operation {
   profile::OpKey key;
-  double flops = 0;
-  double memory_bytes = 0;  // read and written in the device's memory
+  profile::OpCost cost;
 };
 
 // A copy of which only the time is wanted.
@@ -116,7 +117,7 @@ struct TransferOptions {
   EngineKind engine = EngineKind::kHostToDevice;  // not kCompute
   int64_t size_bytes = 0;
   bool pinned = true;  // the host's side is pinned memory
-  int32_t peer = 0;    // kPeer: index of the receiving device
+  int32_t peer = 0;    // kPeer: index of the device that receives
 };
 
 struct CollectiveOptions {
@@ -126,22 +127,22 @@ struct CollectiveOptions {
   int32_t ranks = 1;
 };
 
-// Executes in order what is enqueued. The queue has a limit: all of these are RESOURCE_EXHAUSTED above it. After a failure, later work of
-// the stream is skipped until Synchronize has returned the error. Thread-safe.
+// Executes in order what is enqueued. The queue has a limit: all of these are RESOURCE_EXHAUSTED above it. After a failure, later
+// work of the stream is skipped until Synchronize has returned the error. Thread-safe.
 class Stream {
  public:
   virtual ~Stream() = default;
   // A host function in the stream's order.
   virtual Status Enqueue(std::string_view name, std::function<Status()> work) = 0;
-  // Arithmetic. `work` computes its result on the CPU; a device that computes by itself, or only keeps time, does not call it. May be null on
-  // emulated devices: then only time passes. NOT_FOUND if an emulated device's profile has no time for it.
+  // Arithmetic. `work` computes its result on the CPU; a device that computes by itself, or only keeps time, does not call it.
+  // May be null on emulated devices: then only time passes. NOT_FOUND if an emulated device's profile has no time for it.
   virtual Status Launch(const Operation& operation, std::function<Status()> work) = 0;
   // Direction and engine follow from the addresses: memory of this device, of a device that was opened with it, or of the host.
   virtual Status CopyAsync(void* target, const void* source, int64_t size_bytes) = 0;
   // Takes the time of a copy and moves nothing. UNIMPLEMENTED on devices that are not emulated.
   virtual Status Transfer(const TransferOptions& transfer) = 0;
-  // Takes the time of a collective on the links between devices and moves nothing; ends on all ranks at once. UNIMPLEMENTED on devices
-  // that are not emulated.
+  // Takes the time of a collective on the links between devices and moves nothing; ends on all ranks at once. UNIMPLEMENTED on
+  // devices that are not emulated.
   virtual Status Collective(const CollectiveOptions& collective) = 0;
   virtual StatusOr<Event> Record() = 0;
   // Later work of this stream waits for `event` of any stream.
@@ -181,8 +182,8 @@ class Device {
   virtual PageMemory& memory() = 0;
   virtual StatusOr<std::unique_ptr<Stream>> CreateStream(const StreamOptions& options) = 0;
 
-  // Bytes of the device's memory, for programs that use a whole device without a pool. Never mixed with a broker on one device. A buffer may
-  // outlive nothing of the device.
+  // Bytes of the device's memory, for programs that use a whole device without a pool. Never mixed with a broker on one device. A
+  // buffer may outlive nothing of the device.
   virtual Allocator& allocator() = 0;
   // Host memory that copies may use directly; see pinned.h. On an emulated device a new buffer takes the time that pinning takes.
   virtual PinnedPool& pinned() = 0;
@@ -200,8 +201,8 @@ struct DeviceOptions {
   Clock* clock = Clock::Real();  // emulated: the time that its timelines follow, unless the name asks for a virtual one
 };
 
-// Makes the device and its memory (host: a pre-faulted memfd). UNIMPLEMENTED for a backend that is not built; INVALID_ARGUMENT for a
-// name that means several devices.
+// Makes the device and its memory (host: a pre-faulted memfd). UNIMPLEMENTED for a backend that is not built; INVALID_ARGUMENT
+// for a name that means several devices.
 StatusOr<std::unique_ptr<Device>> OpenDevice(const DeviceOptions& options);
 // All devices that the name means ("emulated:h200x8": eight with links between them), each with the capacity of `options`.
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenDevices(const DeviceOptions& options);

@@ -3,17 +3,17 @@
 //   INSTANTIATE_TEST_SUITE_P(Host, DeviceContract, testing::Values(DeviceFactory{"host", OpenIt, AttachIt}));
 #pragma once
 
+#include <absl/synchronization/notification.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <absl/synchronization/notification.h>
 
 #include "base/clock.h"
 #include "device/device.h"
@@ -25,18 +25,23 @@ struct DeviceFactory {
   std::function<StatusOr<std::unique_ptr<Device>>(int64_t capacity_bytes, int64_t page_bytes)> open;
 };
 
-inline absl::Time Soon() { return Clock::Real()->Now() + absl::Seconds(20); }
+// For waits outside of the device; what waits in the device has a deadline by the device's clock.
+inline absl::Time RealSoon() { return Clock::Real()->Now() + absl::Seconds(20); }
 
 class DeviceContract : public testing::TestWithParam<DeviceFactory> {
  protected:
   static constexpr int64_t kPage = 64 * 1024;
   static constexpr int32_t kPages = 16;
+  // Emulated devices know what it costs, though no profile does.
+  const Operation kOperation{.key = {.model = "contract"}, .cost = {.flops_per_sample = 1e6}};
 
   void SetUp() override {
     auto device = GetParam().open(kPage * kPages + kPage / 2, kPage);
     ASSERT_TRUE(device.ok()) << ToString(device.status());
     device_ = std::move(*device);
   }
+
+  absl::Time Soon() { return device_->clock()->Now() + absl::Seconds(20); }
 
   std::unique_ptr<Stream> NewStream(int32_t queue_limit = 1024) {
     auto stream = device_->CreateStream({.name = "test", .queue_limit = queue_limit});
@@ -55,7 +60,8 @@ TEST_P(DeviceContract, RoundsItsCapacityDownToWholePages) {
 }
 
 TEST_P(DeviceContract, RefusesPagesThatItDoesNotHave) {
-  for (const Extent extent : {Extent{-1, 1}, Extent{0, 0}, Extent{0, -3}, Extent{kPages, 1}, Extent{kPages - 1, 2}, Extent{0, kPages + 1}}) {
+  for (const Extent extent :
+       {Extent{-1, 1}, Extent{0, 0}, Extent{0, -3}, Extent{kPages, 1}, Extent{kPages - 1, 2}, Extent{0, kPages + 1}}) {
     for (const Status& status :
          {device_->memory().Map(extent), device_->memory().Unmap(extent), device_->memory().Zero(extent)}) {
       EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
@@ -79,10 +85,13 @@ TEST_P(DeviceContract, StreamRunsOperationsInOrder) {
   auto stream = NewStream();
   std::vector<int> seen;
   for (int i = 0; i < 500; ++i) {
-    ASSERT_TRUE(stream->Enqueue("append", [&seen, i] {
-      seen.push_back(i);
-      return Status();
-    }).ok());
+    ASSERT_TRUE(stream
+                    ->Enqueue("append",
+                              [&seen, i] {
+                                seen.push_back(i);
+                                return Status();
+                              })
+                    .ok());
   }
   ASSERT_TRUE(stream->Synchronize(Soon()).ok());
   ASSERT_EQ(seen.size(), 500u);
@@ -107,11 +116,14 @@ TEST_P(DeviceContract, EventIsReachedAfterTheWorkBeforeIt) {
   auto stream = NewStream();
   absl::Notification release;
   std::atomic<bool> ran = false;
-  ASSERT_TRUE(stream->Enqueue("gate", [&] {
-    release.WaitForNotificationWithDeadline(Soon());
-    ran = true;
-    return Status();
-  }).ok());
+  ASSERT_TRUE(stream
+                  ->Enqueue("gate",
+                            [&] {
+                              release.WaitForNotificationWithDeadline(RealSoon());
+                              ran = true;
+                              return Status();
+                            })
+                  .ok());
   auto event = stream->Record();
   ASSERT_TRUE(event.ok());
   EXPECT_FALSE(event->Done());
@@ -133,18 +145,24 @@ TEST_P(DeviceContract, StreamWaitsForAnEventOfAnotherStream) {
   absl::Notification release;
   std::atomic<int> order = 0;
   int first_at = -1, second_at = -1;
-  ASSERT_TRUE(first->Enqueue("first", [&] {
-    release.WaitForNotificationWithDeadline(Soon());
-    first_at = order++;
-    return Status();
-  }).ok());
+  ASSERT_TRUE(first
+                  ->Enqueue("first",
+                            [&] {
+                              release.WaitForNotificationWithDeadline(RealSoon());
+                              first_at = order++;
+                              return Status();
+                            })
+                  .ok());
   auto event = first->Record();
   ASSERT_TRUE(event.ok());
   ASSERT_TRUE(second->WaitFor(*event).ok());
-  ASSERT_TRUE(second->Enqueue("second", [&] {
-    second_at = order++;
-    return Status();
-  }).ok());
+  ASSERT_TRUE(second
+                  ->Enqueue("second",
+                            [&] {
+                              second_at = order++;
+                              return Status();
+                            })
+                  .ok());
   EXPECT_EQ(second->Synchronize(absl::InfinitePast()).code(), StatusCode::kDeadlineExceeded);
   release.Notify();
   ASSERT_TRUE(second->Synchronize(Soon()).ok());
@@ -156,10 +174,13 @@ TEST_P(DeviceContract, FailureSkipsLaterWorkUntilSynchronizeReturnsIt) {
   auto stream = NewStream();
   bool later_ran = false;
   ASSERT_TRUE(stream->Enqueue("matmul", [] { return ResourceExhausted("no room for the result"); }).ok());
-  ASSERT_TRUE(stream->Enqueue("later", [&] {
-    later_ran = true;
-    return Status();
-  }).ok());
+  ASSERT_TRUE(stream
+                  ->Enqueue("later",
+                            [&] {
+                              later_ran = true;
+                              return Status();
+                            })
+                  .ok());
   auto event = stream->Record();
   ASSERT_TRUE(event.ok());
   const Status waited = event->Wait(Soon());
@@ -167,10 +188,13 @@ TEST_P(DeviceContract, FailureSkipsLaterWorkUntilSynchronizeReturnsIt) {
   EXPECT_THAT(MessageOf(waited), testing::HasSubstr("operation 'matmul': no room for the result"));
   EXPECT_EQ(stream->Synchronize(Soon()).code(), StatusCode::kResourceExhausted);
   EXPECT_FALSE(later_ran);
-  ASSERT_TRUE(stream->Enqueue("again", [&] {
-    later_ran = true;
-    return Status();
-  }).ok());
+  ASSERT_TRUE(stream
+                  ->Enqueue("again",
+                            [&] {
+                              later_ran = true;
+                              return Status();
+                            })
+                  .ok());
   EXPECT_TRUE(stream->Synchronize(Soon()).ok());
   EXPECT_TRUE(later_ran);
 }
@@ -182,10 +206,13 @@ TEST_P(DeviceContract, FailureCrossesToTheStreamThatWaitsForIt) {
   ASSERT_TRUE(event.ok());
   ASSERT_TRUE(second->WaitFor(*event).ok());
   bool ran = false;
-  ASSERT_TRUE(second->Enqueue("compute", [&] {
-    ran = true;
-    return Status();
-  }).ok());
+  ASSERT_TRUE(second
+                  ->Enqueue("compute",
+                            [&] {
+                              ran = true;
+                              return Status();
+                            })
+                  .ok());
   EXPECT_EQ(second->Synchronize(Soon()).code(), StatusCode::kDataLoss);
   EXPECT_FALSE(ran);
 }
@@ -193,12 +220,15 @@ TEST_P(DeviceContract, FailureCrossesToTheStreamThatWaitsForIt) {
 TEST_P(DeviceContract, QueueHasALimit) {
   auto stream = NewStream(4);
   absl::Notification started, release;
-  ASSERT_TRUE(stream->Enqueue("gate", [&] {
-    started.Notify();
-    release.WaitForNotificationWithDeadline(Soon());
-    return Status();
-  }).ok());
-  ASSERT_TRUE(started.WaitForNotificationWithDeadline(Soon()));
+  ASSERT_TRUE(stream
+                  ->Enqueue("gate",
+                            [&] {
+                              started.Notify();
+                              release.WaitForNotificationWithDeadline(RealSoon());
+                              return Status();
+                            })
+                  .ok());
+  ASSERT_TRUE(started.WaitForNotificationWithDeadline(RealSoon()));
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(stream->Enqueue("filler", [] { return Status(); }).ok());
   const Status refused = stream->Enqueue("one more", [] { return Status(); });
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
@@ -221,10 +251,13 @@ TEST_P(DeviceContract, OperationWithoutAFunctionIsRefused) {
 TEST_P(DeviceContract, EndOfAStreamCancelsItsEventsAndItsWaits) {
   auto blocked = NewStream(), other = NewStream();
   absl::Notification release;
-  ASSERT_TRUE(other->Enqueue("gate", [&] {
-    release.WaitForNotificationWithDeadline(Soon());
-    return Status();
-  }).ok());
+  ASSERT_TRUE(other
+                  ->Enqueue("gate",
+                            [&] {
+                              release.WaitForNotificationWithDeadline(RealSoon());
+                              return Status();
+                            })
+                  .ok());
   auto gate = other->Record();
   ASSERT_TRUE(gate.ok());
   ASSERT_TRUE(blocked->WaitFor(*gate).ok());
@@ -234,6 +267,135 @@ TEST_P(DeviceContract, EndOfAStreamCancelsItsEventsAndItsWaits) {
   EXPECT_EQ(never->Wait(Soon()).code(), StatusCode::kCancelled);
   release.Notify();
   EXPECT_TRUE(gate->Wait(Soon()).ok());
+}
+
+TEST_P(DeviceContract, LaunchRunsItsFunctionInTheOrderOfTheStream) {
+  auto stream = NewStream();
+  std::vector<int> seen;
+  for (int i = 0; i < 20; ++i) {
+    auto note = [&seen, i] {
+      seen.push_back(i);
+      return Status();
+    };
+    ASSERT_TRUE((i % 2 == 0 ? stream->Launch(kOperation, note) : stream->Enqueue("note", note)).ok());
+  }
+  ASSERT_TRUE(stream->Synchronize(Soon()).ok());
+  EXPECT_THAT(seen, testing::SizeIs(20));
+  EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
+}
+
+TEST_P(DeviceContract, FailureOfALaunchIsKeptOnItsStream) {
+  auto stream = NewStream();
+  ASSERT_TRUE(stream->Launch(kOperation, [] { return Internal("not a number"); }).ok());
+  const Status failed = stream->Synchronize(Soon());
+  EXPECT_EQ(failed.code(), StatusCode::kInternal);
+  EXPECT_THAT(MessageOf(failed), testing::HasSubstr("not a number"));
+  EXPECT_TRUE(stream->Synchronize(Soon()).ok());
+}
+
+TEST_P(DeviceContract, CopiesBothWaysRunWhileTheDeviceComputes) {
+  auto compute = NewStream(), in = NewStream(), out = NewStream();
+  ASSERT_TRUE(device_->memory().Map({0, 2}).ok());
+  absl::Notification release;
+  ASSERT_TRUE(compute
+                  ->Launch(kOperation,
+                           [&] {
+                             release.WaitForNotificationWithDeadline(RealSoon());
+                             return Status();
+                           })
+                  .ok());
+  std::vector<char> source(kPage, 7), target(kPage);
+  ASSERT_TRUE(in->CopyAsync(device_->memory().base(), source.data(), kPage).ok());
+  ASSERT_TRUE(in->Synchronize(Soon()).ok());
+  ASSERT_TRUE(out->CopyAsync(target.data(), device_->memory().base(), kPage).ok());
+  ASSERT_TRUE(out->Synchronize(Soon()).ok());
+  EXPECT_EQ(source, target);
+  EXPECT_EQ(compute->Synchronize(absl::InfinitePast()).code(), StatusCode::kDeadlineExceeded) << "the arithmetic is not over yet";
+  release.Notify();
+  EXPECT_TRUE(compute->Synchronize(Soon()).ok());
+}
+
+TEST_P(DeviceContract, CopyWithinTheDeviceKeepsOrder) {
+  auto stream = NewStream();
+  ASSERT_TRUE(device_->memory().Map({0, 3}).ok());
+  std::byte* base = device_->memory().base();
+  std::vector<char> source(kPage, 3), target(kPage);
+  ASSERT_TRUE(stream->CopyAsync(base, source.data(), kPage).ok());
+  ASSERT_TRUE(stream->CopyAsync(base + 2 * kPage, base, kPage).ok());
+  ASSERT_TRUE(stream->CopyAsync(target.data(), base + 2 * kPage, kPage).ok());
+  ASSERT_TRUE(stream->Synchronize(Soon()).ok());
+  EXPECT_EQ(source, target);
+}
+
+TEST_P(DeviceContract, EventsHaveTimesInTheOrderOfTheirStream) {
+  auto stream = NewStream();
+  absl::Notification release;
+  ASSERT_TRUE(stream
+                  ->Enqueue("gate",
+                            [&] {
+                              release.WaitForNotificationWithDeadline(RealSoon());
+                              return Status();
+                            })
+                  .ok());
+  auto first = stream->Record();
+  ASSERT_TRUE(stream->Launch(kOperation, [] { return Status(); }).ok());
+  auto second = stream->Record();
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(second->ReachedAt().status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Event().ReachedAt().status().code(), StatusCode::kFailedPrecondition);
+  release.Notify();
+  ASSERT_TRUE(stream->Synchronize(Soon()).ok());
+  ASSERT_TRUE(first->ReachedAt().ok() && second->ReachedAt().ok());
+  EXPECT_LE(*first->ReachedAt(), *second->ReachedAt());
+  EXPECT_LE(*second->ReachedAt(), device_->clock()->Now());
+}
+
+TEST_P(DeviceContract, MemoryRunsOutAtTheExactByte) {
+  ASSERT_TRUE(device_->memory().Map({0, kPages}).ok());
+  Allocator& memory = device_->allocator();
+  constexpr int64_t kAll = kPage * kPages;
+  EXPECT_EQ(memory.Allocate(kAll + 1).status().code(), StatusCode::kResourceExhausted);
+  {
+    auto all = memory.Allocate(kAll);
+    ASSERT_TRUE(all.ok());
+    EXPECT_EQ(all->data(), device_->memory().base());
+    const Status refused = memory.Allocate(1).status();
+    EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+    EXPECT_THAT(MessageOf(refused), testing::HasSubstr("out of memory: 1 bytes asked for, 0 of 1048576 bytes free"));
+  }
+  auto most = memory.Allocate(kAll - Allocator::kAlignment);
+  ASSERT_TRUE(most.ok());
+  EXPECT_EQ(memory.Allocate(Allocator::kAlignment + 1).status().code(), StatusCode::kResourceExhausted);
+  auto last = memory.Allocate(Allocator::kAlignment);
+  ASSERT_TRUE(last.ok());
+  std::memset(last->data(), 1, Allocator::kAlignment);
+  EXPECT_EQ(memory.report().free_bytes, 0);
+}
+
+TEST_P(DeviceContract, PinnedMemoryHasALimit) {
+  PinnedPool& pinned = device_->pinned();
+  const int64_t limit = pinned.report().limit_bytes;
+  const Status refused = pinned.Allocate(limit + 1).status();
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(MessageOf(refused), testing::HasSubstr("bytes of pinned memory asked for, 0 of"));
+  auto buffer = pinned.Allocate(kPage);
+  ASSERT_TRUE(buffer.ok());
+  std::memset(buffer->data(), 9, kPage);
+  ASSERT_TRUE(device_->memory().Map({0, 1}).ok());
+  auto stream = NewStream();
+  ASSERT_TRUE(stream->CopyAsync(device_->memory().base(), buffer->data(), kPage).ok());
+  ASSERT_TRUE(stream->Synchronize(Soon()).ok());
+  EXPECT_EQ(device_->memory().base()[kPage - 1], std::byte{9});
+}
+
+TEST_P(DeviceContract, WhatOnlyKeepsTimeIsRefusedUnlessTheDeviceIsEmulated) {
+  auto stream = NewStream();
+  const bool emulated = device_->info().kind == "emulated";
+  EXPECT_EQ(stream->Transfer({.size_bytes = 1000}).ok(), emulated);
+  EXPECT_EQ(stream->Collective({.size_bytes = 1000, .group = "all"}).ok(), emulated);
+  EXPECT_EQ(stream->Launch(kOperation, nullptr).ok(), emulated);
+  EXPECT_EQ(device_->timeline().has_value(), emulated);
+  EXPECT_TRUE(stream->Synchronize(Soon()).ok());
 }
 
 }  // namespace tidepool::device

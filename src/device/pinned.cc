@@ -38,17 +38,19 @@ PinnedPool::~PinnedPool() { Trim(); }
 StatusOr<std::byte*> PinnedPool::Pin(int64_t size_bytes) const {
   const auto size = static_cast<size_t>(RoundUp(size_bytes, kSystemPage));
   void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return ErrnoError(errno, fmt::format("device '{}': allocating {} of host memory", name_, FormatBytes(size_bytes)));
+  if (data == MAP_FAILED)
+    return ErrnoError(errno, fmt::format("device '{}': allocating {} of host memory", name_, FormatBytes(size_bytes)));
   if (options_.lock && ::mlock(data, size) != 0) {
     const int error = errno;
     ::munmap(data, size);
     rlimit limit{};
     ::getrlimit(RLIMIT_MEMLOCK, &limit);
     if (error == ENOMEM || error == EPERM || error == EAGAIN) {
-      return ResourceExhausted("device '{}': {} of host memory could not be locked; RLIMIT_MEMLOCK allows {} for all of it: raise it "
-                               "(ulimit -l), or do without locking",
-                               name_, FormatBytes(size_bytes),
-                               limit.rlim_cur == RLIM_INFINITY ? "any amount" : FormatBytes(static_cast<int64_t>(limit.rlim_cur)));
+      return ResourceExhausted(
+          "device '{}': {} of host memory could not be locked; RLIMIT_MEMLOCK allows {} for all of it: raise it "
+          "(ulimit -l), or do without locking",
+          name_, FormatBytes(size_bytes),
+          limit.rlim_cur == RLIM_INFINITY ? "any amount" : FormatBytes(static_cast<int64_t>(limit.rlim_cur)));
     }
     return ErrnoError(error, fmt::format("device '{}': locking {} of host memory", name_, FormatBytes(size_bytes)));
   }
@@ -84,8 +86,9 @@ StatusOr<PinnedBuffer> PinnedPool::Allocate(int64_t size_bytes) {
       return buffer;
     }
     if (size_bytes > options_.limit_bytes - used_bytes_) {
-      return ResourceExhausted("device '{}': {} bytes of pinned memory asked for, {} of {} in use; give buffers back or raise the limit", name_,
-                               size_bytes, used_bytes_, options_.limit_bytes);
+      return ResourceExhausted(
+          "device '{}': {} bytes of pinned memory asked for, {} of {} in use; give buffers back or raise the limit", name_,
+          size_bytes, used_bytes_, options_.limit_bytes);
     }
     released = MakeRoom(size_bytes);
     used_bytes_ += size_bytes;  // reserved, so that nobody passes the limit meanwhile
@@ -123,7 +126,8 @@ bool PinnedPool::Contains(const void* data, int64_t size_bytes) const {
 
 PinnedPool::Report PinnedPool::report() const {
   absl::MutexLock lock(&mu_);
-  return {.limit_bytes = options_.limit_bytes, .used_bytes = used_bytes_, .kept_bytes = kept_bytes_, .pinned_count = pinned_count_};
+  return {
+      .limit_bytes = options_.limit_bytes, .used_bytes = used_bytes_, .kept_bytes = kept_bytes_, .pinned_count = pinned_count_};
 }
 
 void PinnedPool::Trim() {

@@ -1,8 +1,8 @@
 // Host memory that a device's copy engines reach without a bounce copy.
 //
-// Pinning is slow (3 to 4 GB/s), so buffers that come back are kept and given out again by their exact size, as frameworks do. What is
-// pinned, used or kept, never exceeds the limit: kept buffers go first, then Allocate fails. With `lock` the pages are really locked, where
-// RLIMIT_MEMLOCK allows it.
+// Pinning is slow (3 to 4 GB/s), so buffers that come back are kept and given out again by their exact size, as frameworks do.
+// What is pinned, used or kept, never exceeds the limit: kept buffers go first, then Allocate fails. With `lock` the pages are
+// really locked, where RLIMIT_MEMLOCK allows it.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
@@ -31,7 +31,8 @@ class PinnedPool;
 class PinnedBuffer {
  public:
   PinnedBuffer() = default;
-  PinnedBuffer(PinnedBuffer&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), data_(other.data_), size_(other.size_) {}
+  PinnedBuffer(PinnedBuffer&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), data_(other.data_), size_(other.size_) {}
   PinnedBuffer& operator=(PinnedBuffer&& other) noexcept;
   ~PinnedBuffer();
   std::byte* data() const { return data_; }

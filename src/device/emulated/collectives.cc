@@ -14,7 +14,8 @@ int64_t LatencyOf(const CollectiveRound& round, const Topology& topology) {
   return latency_ns;
 }
 
-std::vector<CollectiveRound> Ring(double bytes_per_step, int64_t steps, std::span<const int32_t> devices, const Topology& topology) {
+std::vector<CollectiveRound> Ring(double bytes_per_step, int64_t steps, std::span<const int32_t> devices,
+                                  const Topology& topology) {
   CollectiveRound round;
   for (size_t i = 0; i < devices.size(); ++i) {
     round.sends.push_back(

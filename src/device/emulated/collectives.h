@@ -1,6 +1,7 @@
 // Collectives as rounds of transfers between devices.
 //
-// Ring (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009), S bytes on n devices over links of B bytes/s and latency a:
+// Ring (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009), S bytes on n devices over links of B bytes/s and
+// latency a:
 //   all-reduce       2 (n-1) (S / (n B) + a)
 //   all-gather, reduce-scatter   (n-1) (S / (n B) + a)
 // Tree (binomial; Thakur, Rabenseifner, Gropp, Optimization of collective communication operations in MPICH, 2005):
@@ -30,8 +31,8 @@ struct CollectiveRound {
   int64_t latency_ns = 0;   // after the last of them
 };
 
-// The rounds of one collective among `devices` (each once). Tree is for all-reduce only; others are a ring whatever is asked. Auto takes what
-// is faster when nothing else uses the links.
+// The rounds of one collective among `devices` (each once). Tree is for all-reduce only; others are a ring whatever is asked.
+// Auto takes what is faster when nothing else uses the links.
 std::vector<CollectiveRound> PlanCollective(profile::CollectiveKind kind, double bytes, std::span<const int32_t> devices,
                                             CollectiveAlgorithm algorithm, const Topology& topology);
 

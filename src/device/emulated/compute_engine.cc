@@ -42,7 +42,8 @@ void ComputeEngine::Submit(int32_t id, uint64_t tag, int64_t work_ns, int64_t re
   const int64_t now_ns = simulation_->now_ns();
   const size_t index = FindJob(id);
   Job& job = jobs_[index];
-  job.tasks.push_back({.tag = tag, .left_ns = std::max<int64_t>(0, work_ns), .ready_ns = std::min(ready_ns, now_ns), .arrival = arrivals_++});
+  job.tasks.push_back(
+      {.tag = tag, .left_ns = std::max<int64_t>(0, work_ns), .ready_ns = std::min(ready_ns, now_ns), .arrival = arrivals_++});
   if (idle()) {
     if (options_.sharing == Sharing::kRoundRobin && !job.in_turn) {
       job.in_turn = true;

@@ -4,8 +4,8 @@
 //   round-robin          jobs in turn, `quantum_ns` each; a job's own tasks in order
 //   shortest-remaining   the job with the least work left, preempting; of several the one that came first
 //
-// A task's end depends on durations and on when tasks become ready only, never on when real time was noticed: a task that was ready before
-// the simulation's time begins then if the engine was free (see links.h for the same rule).
+// A task's end depends on durations and on when tasks become ready only, never on when real time was noticed: a task that was
+// ready before the simulation's time begins then if the engine was free (see links.h for the same rule).
 //
 // Several processes may share one engine through a SharedTimeline (shared_timeline.h); then it is first come, first served.
 // Owned by the simulation's thread.
@@ -50,7 +50,8 @@ class ComputeEngine {
   ComputeEngine& operator=(const ComputeEngine&) = delete;
 
   void Submit(int32_t job, uint64_t tag, int64_t work_ns, int64_t ready_ns);
-  // What a job has still to do in all, for shortest-remaining; goes down as it is served. A job that never says counts by its task.
+  // What a job has still to do in all, for shortest-remaining; goes down as it is served. A job that never says counts by its
+  // task.
   void SetRemaining(int32_t job, int64_t work_ns);
 
   bool idle() const { return current_job_ < 0; }
@@ -87,7 +88,7 @@ class ComputeEngine {
   const Simulation::ActorId actor_;
   const Options options_;
   std::vector<Job> jobs_;
-  std::deque<size_t> turns_;  // round-robin: jobs with tasks, but for the current one
+  std::deque<size_t> turns_;   // round-robin: jobs with tasks, but for the current one
   int64_t waiting_tasks_ = 0;  // of all jobs, without the current task
   uint64_t arrivals_ = 0;
   int64_t current_job_ = -1;  // index into jobs_

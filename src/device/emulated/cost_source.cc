@@ -2,90 +2,53 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 namespace tidepool::device::emulated {
 namespace {
 
 int64_t Nanos(double us) { return std::llround(us * 1e3); }
 
-// bytes -> time as a straight line by least squares of the relative error; nothing if the rows do not show one.
-std::optional<LinkCost> FitLine(const std::vector<const profile::LinkRow*>& rows) {
-  double w = 0, x = 0, xx = 0, y = 0, xy = 0;
-  for (const profile::LinkRow* row : rows) {
-    if (row->median_us <= 0) continue;
-    const double weight = 1 / (row->median_us * row->median_us);
-    w += weight;
-    x += weight * row->bytes;
-    xx += weight * row->bytes * row->bytes;
-    y += weight * row->median_us;
-    xy += weight * row->bytes * row->median_us;
-  }
-  const double determinant = w * xx - x * x;
-  if (!(determinant > 1e-9 * w * xx)) return std::nullopt;
-  const double us_per_byte = (w * xy - x * y) / determinant;
-  const double latency_us = std::max(0.0, (y * xx - x * xy) / determinant);
-  if (!(us_per_byte > 0)) return std::nullopt;
-  return LinkCost{.latency_ns = Nanos(latency_us), .bytes_per_s = 1e6 / us_per_byte};
-}
-
 class BundleCosts final : public CostSource {
  public:
-  explicit BundleCosts(std::shared_ptr<const profile::Bundle> bundle) : bundle_(std::move(bundle)) {}
+  explicit BundleCosts(std::shared_ptr<const profile::Bundle> bundle) : lookup_(std::move(bundle)) {}
 
-  const profile::Manifest& manifest() const override { return bundle_->manifest; }
+  const profile::Manifest& manifest() const override { return lookup_.bundle().manifest; }
 
-  StatusOr<OpCost> CostOf(const Operation& operation) const override {
-    const auto row = std::lower_bound(bundle_->ops.begin(), bundle_->ops.end(), operation.key,
-                                      [](const profile::OpRow& a, const profile::OpKey& key) { return a.key < key; });
-    if (row != bundle_->ops.end() && row->key == operation.key) {
-      return OpCost{.median_ns = Nanos(row->median_us),
-                    .p10_ns = Nanos(row->p10_us),
-                    .p90_ns = Nanos(row->p90_us),
-                    .first_ns = Nanos(row->first_us),
-                    .memory = row->memory,
-                    .origin = bundle_->manifest.measured ? profile::Origin::kMeasured : profile::Origin::kEstimated};
-    }
-    return Roofline(operation);
+  StatusOr<OpTime> TimeOf(const Operation& operation) const override {
+    if (operation.key.batch < 1) return InvalidArgument("an operation of batch {}; allowed: 1 or more", operation.key.batch);
+    TIDEPOOL_ASSIGN_OR_RETURN(const profile::OpTimes times, lookup_.Find(operation.key, operation.cost));
+    const profile::TimeEstimate estimate = times.At(operation.key.batch);
+    return OpTime{.median_ns = Nanos(estimate.median_us),
+                  .p10_ns = Nanos(estimate.p10_us),
+                  .p90_ns = Nanos(estimate.p90_us),
+                  .first_ns = Nanos(estimate.first_us),
+                  .origin = estimate.origin};
   }
 
-  StatusOr<LinkCost> CostOf(profile::LinkKind link, bool pinned) const override {
-    std::vector<const profile::LinkRow*> rows;
-    for (const profile::LinkRow& row : bundle_->links) {
-      if (row.kind == link && row.pinned == pinned) rows.push_back(&row);
+  StatusOr<LinkTime> TimeOf(profile::LinkKind link, bool pinned) const override {
+    TIDEPOOL_ASSIGN_OR_RETURN(const profile::SizeTimes times, lookup_.FindLink(link, pinned));
+    double latency_us, us_per_byte;
+    if (const profile::AffineFit* fit = times.fit(); fit != nullptr && fit->slope > 0) {
+      latency_us = std::max(0.0, fit->intercept);
+      us_per_byte = fit->slope;
+    } else {
+      constexpr double kSmall = 1, kLarge = 1e9;
+      latency_us = times.At(kSmall).median_us;
+      us_per_byte = (times.At(kLarge).median_us - latency_us) / (kLarge - kSmall);
+      latency_us = std::max(0.0, latency_us - us_per_byte * kSmall);
     }
-    if (const auto fitted = FitLine(rows)) return *fitted;
-    const auto& described = bundle_->manifest.hardware.link_bytes_per_s;
-    const auto found = described.find(link);
-    if (found == described.end() || !(found->second > 0)) {
-      return NotFound("hardware '{}' has no link '{}'", bundle_->manifest.hardware.name, NameOf(link));
-    }
-    LinkCost cost{.latency_ns = link == profile::LinkKind::kPeer      ? kPeerLatencyNs
-                                : link == profile::LinkKind::kNetwork ? kNetworkLatencyNs
-                                                                      : kCopyLatencyNs,
-                  .bytes_per_s = found->second};
-    // Pageable memory goes through a bounce buffer, one copy after the other.
-    if (!pinned) cost.bytes_per_s = 1 / (1 / cost.bytes_per_s + 1 / kBounceBytesPerS);
-    return cost;
+    if (!(us_per_byte > 0)) return InvalidArgument("profile '{}': {} transfers take no time", manifest().name, NameOf(link));
+    return LinkTime{.latency_ns = Nanos(latency_us), .bytes_per_s = 1e6 / us_per_byte};
+  }
+
+  int64_t PinNanos(int64_t size_bytes) const override {
+    const auto bytes = static_cast<double>(size_bytes);
+    if (const auto times = lookup_.FindPin(); times.ok()) return Nanos(times->At(bytes).median_us);
+    return std::llround(bytes * 1e9 / kPinBytesPerS);
   }
 
  private:
-  StatusOr<OpCost> Roofline(const Operation& operation) const {
-    const profile::Hardware& hardware = bundle_->manifest.hardware;
-    const auto peak = hardware.peak_flops.find(operation.key.dtype);
-    const bool has_peak = peak != hardware.peak_flops.end() && peak->second > 0;
-    if ((operation.flops <= 0 || !has_peak) && (operation.memory_bytes <= 0 || hardware.memory_bytes_per_s <= 0)) {
-      return NotFound("profile '{}' has no time for model '{}', op '{}', {}, batch {}, {}, and its work is not known to estimate one",
-                      bundle_->manifest.name, operation.key.model, operation.key.op, NameOf(operation.key.phase), operation.key.batch,
-                      NameOf(operation.key.dtype));
-    }
-    const double compute_s = has_peak ? operation.flops / peak->second : 0;
-    const double memory_s = hardware.memory_bytes_per_s > 0 ? operation.memory_bytes / hardware.memory_bytes_per_s : 0;
-    return OpCost{.median_ns = Nanos(hardware.launch_us) + std::llround(std::max(compute_s, memory_s) * 1e9),
-                  .origin = profile::Origin::kEstimated};
-  }
-
-  const std::shared_ptr<const profile::Bundle> bundle_;
+  const profile::Lookup lookup_;
 };
 
 }  // namespace

@@ -5,7 +5,7 @@
 namespace tidepool::device::emulated {
 namespace {
 
-constexpr size_t kMostCosts = 1 << 20;
+constexpr size_t kMostTimes = 1 << 20;
 
 // What a transfer of the link network belongs to: a copy engine or a round of a collective.
 constexpr uint64_t kCollectiveTag = uint64_t{1} << 63;
@@ -15,7 +15,8 @@ size_t Index(EngineKind engine) { return static_cast<size_t>(engine); }
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Emulation>> Emulation::Create(Simulation* simulation, const CostSource* costs, const EmulationOptions& options) {
+StatusOr<std::unique_ptr<Emulation>> Emulation::Create(Simulation* simulation, const CostSource* costs,
+                                                       const EmulationOptions& options) {
   if (options.quantum_ns < 1 || options.switch_ns < 0) {
     return InvalidArgument("a quantum of {} ns and a switch of {} ns; allowed: 1 or more, and 0 or more", options.quantum_ns,
                            options.switch_ns);
@@ -27,8 +28,8 @@ StatusOr<std::unique_ptr<Emulation>> Emulation::Create(Simulation* simulation, c
   std::unique_ptr<Emulation> emulation(new Emulation(simulation, costs, options));
   TIDEPOOL_ASSIGN_OR_RETURN(emulation->topology_, Topology::Build(options.topology, *costs, &emulation->network_));
   // A copy from pageable memory is limited by its bounce copy too, alone and beside others.
-  emulation->pageable_[0] = costs->CostOf(profile::LinkKind::kHostToDevice, false).value_or(LinkCost());
-  emulation->pageable_[1] = costs->CostOf(profile::LinkKind::kDeviceToHost, false).value_or(emulation->pageable_[0]);
+  emulation->pageable_[0] = costs->TimeOf(profile::LinkKind::kHostToDevice, false).value_or(LinkTime());
+  emulation->pageable_[1] = costs->TimeOf(profile::LinkKind::kDeviceToHost, false).value_or(emulation->pageable_[0]);
   emulation->devices_.resize(static_cast<size_t>(emulation->topology_.devices()));
   for (size_t i = 0; i < emulation->devices_.size(); ++i) {
     DeviceState& device = emulation->devices_[i];
@@ -47,15 +48,18 @@ StatusOr<std::unique_ptr<Emulation>> Emulation::Create(Simulation* simulation, c
 
 Emulation::~Emulation() = default;
 
-StatusOr<const OpCost*> Emulation::Intern(const Operation& operation) {
-  CostKey key{.key = operation.key, .flops = operation.flops, .memory_bytes = operation.memory_bytes};
-  if (const auto found = costs_seen_.find(key); found != costs_seen_.end()) return &found->second;
-  if (costs_seen_.size() >= kMostCosts) return ResourceExhausted("an emulated device met {} kinds of operations; allowed: {}", kMostCosts, kMostCosts);
-  TIDEPOOL_ASSIGN_OR_RETURN(const OpCost cost, costs_->CostOf(operation));
-  return &costs_seen_.emplace(std::move(key), cost).first->second;
+StatusOr<const OpTime*> Emulation::Intern(const Operation& operation) {
+  if (const auto found = times_.find(operation.key); found != times_.end()) return &found->second;
+  if (times_.size() >= kMostTimes) {
+    return ResourceExhausted("an emulated device met {} kinds of operations; allowed: {}", kMostTimes, kMostTimes);
+  }
+  TIDEPOOL_ASSIGN_OR_RETURN(const OpTime time, costs_->TimeOf(operation));
+  return &times_.emplace(operation.key, time).first->second;
 }
 
-int32_t Emulation::GroupOf(const std::string& name) { return groups_.emplace(name, static_cast<int32_t>(groups_.size())).first->second; }
+int32_t Emulation::GroupOf(const std::string& name) {
+  return groups_.emplace(name, static_cast<int32_t>(groups_.size())).first->second;
+}
 
 StreamId Emulation::AddStream(int32_t device, int32_t job, std::string name, EmulationSink* sink) {
   if (free_streams_.empty()) {
@@ -96,8 +100,8 @@ Status Emulation::Check(StreamId id, const Command& command) const {
   if (command.bytes < 0) return InvalidArgument("stream '{}': {} bytes; allowed: 0 or more", name, command.bytes);
   if (command.type == Command::Type::kCopy && command.engine == EngineKind::kPeer &&
       (command.peer < 0 || command.peer >= devices() || command.peer == stream.device)) {
-    return InvalidArgument("stream '{}' of device {}: a copy to device {}; allowed: another one of 0 to {}", name, stream.device, command.peer,
-                           devices() - 1);
+    return InvalidArgument("stream '{}' of device {}: a copy to device {}; allowed: another one of 0 to {}", name, stream.device,
+                           command.peer, devices() - 1);
   }
   if (command.type == Command::Type::kCollective && (command.ranks < 1 || command.ranks > devices())) {
     return InvalidArgument("stream '{}': a collective of {} ranks; allowed: 1 to {}", name, command.ranks, devices());
@@ -134,16 +138,17 @@ bool Emulation::Begin(StreamId id) {
   stream.start_ns = stream.end_ns = std::max(command.submit_ns, stream.last_end_ns);
   const bool skipped = stream.skipping && command.type != Command::Type::kRecord && command.type != Command::Type::kCollective;
   if (skipped) return true;
-  stream.work_pending = command.has_work;
+  stream.work_pending = command.has_work && command.type != Command::Type::kCollective;
   stream.engine_pending = false;
   DeviceState& device = devices_[static_cast<size_t>(stream.device)];
   switch (command.type) {
     case Command::Type::kLaunch: {
       ++device.operations;
-      if (command.cost->origin == profile::Origin::kEstimated) ++device.estimated;
-      int64_t duration_ns = device.sampler.Draw(*command.cost);
-      if (options_.warm_up && command.cost->first_ns > 0 && !std::exchange(device.warm[command.cost], true)) {
-        duration_ns = command.cost->first_ns;
+      int64_t duration_ns = command.fixed_ns;
+      if (const OpTime* time = command.time; time != nullptr) {
+        if (time->origin == profile::Origin::kEstimated) ++device.estimated;
+        duration_ns = device.sampler.Draw(*time);
+        if (options_.warm_up && time->first_ns > 0 && !std::exchange(device.warm[time], true)) duration_ns = time->first_ns;
       }
       stream.engine_pending = true;
       device.compute->Submit(stream.job, KeyOf(id), duration_ns, stream.start_ns);
@@ -252,7 +257,7 @@ void Emulation::TaskEnded(uint64_t key, int64_t end_ns) {
 Topology::Path Emulation::PathOf(int32_t device, const Command& command) const {
   if (command.engine == EngineKind::kHostToDevice) return topology_.ToDevice(device);
   if (command.engine == EngineKind::kDeviceToHost) return topology_.FromDevice(device);
-  return topology_.Between(device, command.peer);
+  return command.receives ? topology_.Between(command.peer, device) : topology_.Between(device, command.peer);
 }
 
 void Emulation::BeginCopy(StreamId id) {
@@ -280,11 +285,13 @@ void Emulation::StartCopy(int32_t device, EngineKind kind) {
     const auto alone_ns = path.latency_ns + static_cast<int64_t>(command.bytes * 1e9 / path.bytes_per_s);
     engine.start_ns = options_.shared->Reserve(static_cast<int>(kind), engine.start_ns, alone_ns);
     const int64_t end_ns = engine.start_ns + alone_ns;
-    simulation_->Schedule(std::max(now_ns, end_ns), state.actor, [this, device, kind, end_ns] { CopyEnded(device, kind, end_ns); });
+    simulation_->Schedule(std::max(now_ns, end_ns), state.actor,
+                          [this, device, kind, end_ns] { CopyEnded(device, kind, end_ns); });
   } else {
     const int64_t flows_ns = engine.start_ns + path.latency_ns;
     if (flows_ns > now_ns) {
-      simulation_->Schedule(flows_ns, state.actor, [this, device, kind, key, flows_ns] { StartFlow(device, kind, key, flows_ns); });
+      simulation_->Schedule(flows_ns, state.actor,
+                            [this, device, kind, key, flows_ns] { StartFlow(device, kind, key, flows_ns); });
     } else {
       StartFlow(device, kind, key, flows_ns);
     }
@@ -302,7 +309,8 @@ void Emulation::StartFlow(int32_t device, EngineKind kind, uint64_t key, int64_t
   const Topology::Path path = PathOf(device, command);
   LinkNetwork::Transfer transfer{
       .path = path.links, .bytes = command.bytes, .ready_ns = ready_ns, .sink = this, .tag = CopyTag(device, kind)};
-  if (!command.pinned && kind != EngineKind::kPeer) transfer.limit_bytes_per_s = pageable_[kind == EngineKind::kDeviceToHost].bytes_per_s;
+  if (!command.pinned && kind != EngineKind::kPeer)
+    transfer.limit_bytes_per_s = pageable_[kind == EngineKind::kDeviceToHost].bytes_per_s;
   network_.Start(transfer);
 }
 
@@ -338,7 +346,8 @@ void Emulation::JoinCollective(StreamId id) {
   Status fits;
   if (gathering.kind != command.collective || gathering.bytes != command.bytes || gathering.ranks != command.ranks) {
     fits = InvalidArgument("the ranks of a collective do not agree: {} of {} bytes on {} ranks, and {} of {} bytes on {} ranks",
-                           NameOf(gathering.kind), gathering.bytes, gathering.ranks, NameOf(command.collective), command.bytes, command.ranks);
+                           NameOf(gathering.kind), gathering.bytes, gathering.ranks, NameOf(command.collective), command.bytes,
+                           command.ranks);
   } else if (std::find(gathering.devices.begin(), gathering.devices.end(), stream.device) != gathering.devices.end()) {
     fits = InvalidArgument("device {} takes part in a collective twice; allowed: once per device", stream.device);
   }
@@ -366,9 +375,6 @@ void Emulation::JoinCollective(StreamId id) {
     At(rank).start_ns = gathering.ready_ns;
   }
   StartRound(index, gathering.ready_ns);
-  for (const uint64_t key : std::vector<uint64_t>(gathering.streams)) {
-    if (const StreamId rank = StreamOf(key); rank >= 0) BeginWork(rank);
-  }
 }
 
 void Emulation::StartRound(uint32_t index, int64_t ready_ns) {
@@ -376,7 +382,8 @@ void Emulation::StartRound(uint32_t index, int64_t ready_ns) {
   const int64_t now_ns = simulation_->now_ns();
   if (gathering.round == gathering.rounds.size()) {
     // Never from within JoinCollective: the streams' state is not settled there.
-    simulation_->Schedule(std::max(now_ns, ready_ns), devices_[0].actor, [this, index, ready_ns] { EndCollective(index, ready_ns, Status()); });
+    simulation_->Schedule(std::max(now_ns, ready_ns), devices_[0].actor,
+                          [this, index, ready_ns] { EndCollective(index, ready_ns, Status()); });
     return;
   }
   const CollectiveRound& round = gathering.rounds[gathering.round];

@@ -1,9 +1,9 @@
-// The model of an emulated system: devices with engines, the links between them, and streams of commands. No threads, no real time: a
-// Simulation moves it, in virtual time or, through a Driver, beside real time.
+// The model of an emulated system: devices with engines, the links between them, and streams of commands. No threads, no real
+// time: a Simulation moves it, in virtual time or, through a Driver, beside real time.
 //
-// A command begins when the command before it in its stream has ended and its engine is free; ends are computed from durations alone.
-// Each command has times on the timeline that may lie a little before the simulation's time, where a command was submitted for an
-// earlier moment (`submit_ns`): real time is noticed late, and lateness is not charged.
+// A command begins when the command before it in its stream has ended and its engine is free; ends are computed from durations
+// alone. Each command has times on the timeline that may lie a little before the simulation's time, where a command was submitted
+// for an earlier moment (`submit_ns`): real time is noticed late, and lateness is not charged.
 //
 //   command      engine           ends
 //   launch       compute          after its cost; see compute_engine.h for several jobs
@@ -13,8 +13,8 @@
 //   record       none             at once: the point is reached
 //   wait         none             when the point is reached
 //
-// A command with work (`has_work`) asks its sink to run it when it begins, and does not end before WorkDone. Its end on the timeline is
-// that of its engine all the same.
+// A command with work (`has_work`) asks its sink to run it when it begins, and does not end before WorkDone. Its end on the
+// timeline is that of its engine all the same.
 //
 // Owned by the simulation's thread.
 #pragma once
@@ -53,17 +53,19 @@ struct Command {
   enum class Type : uint8_t { kLaunch, kCopy, kCollective, kHost, kRecord, kWait };
   Type type = Type::kHost;
   bool has_work = false;
-  bool pinned = true;                           // copy
-  EngineKind engine = EngineKind::kCompute;     // copy
+  bool pinned = true;                        // copy
+  EngineKind engine = EngineKind::kCompute;  // copy
   profile::CollectiveKind collective = profile::CollectiveKind::kAllReduce;
-  int32_t peer = 0;                             // copy on kPeer: the receiving device
-  int32_t ranks = 1;                            // collective
-  int32_t group = 0;                            // collective: from GroupOf
-  const OpCost* cost = nullptr;                 // launch: from Intern
-  double bytes = 0;                             // copy, collective
-  std::shared_ptr<TimelinePoint> point;         // record, wait
-  uint64_t tag = 0;                             // for the sink
-  int64_t submit_ns = 0;                        // not later than the simulation's time
+  int32_t peer = 0;                      // copy on kPeer: the other device
+  bool receives = false;                 // copy on kPeer: from it, not to it
+  int32_t ranks = 1;                     // collective
+  int32_t group = 0;                     // collective: from GroupOf
+  const OpTime* time = nullptr;          // launch: from Intern; null: fixed_ns
+  int64_t fixed_ns = 0;                  // launch
+  double bytes = 0;                      // copy, collective
+  std::shared_ptr<TimelinePoint> point;  // record, wait
+  uint64_t tag = 0;                      // for the sink
+  int64_t submit_ns = 0;                 // not later than the simulation's time
 };
 
 class EmulationSink {
@@ -89,7 +91,8 @@ struct EmulationOptions {
 class Emulation : private TaskSink, private TransferSink {
  public:
   // `costs` outlives it.
-  static StatusOr<std::unique_ptr<Emulation>> Create(Simulation* simulation, const CostSource* costs, const EmulationOptions& options);
+  static StatusOr<std::unique_ptr<Emulation>> Create(Simulation* simulation, const CostSource* costs,
+                                                     const EmulationOptions& options);
   ~Emulation() override;
 
   int32_t devices() const { return static_cast<int32_t>(devices_.size()); }
@@ -97,8 +100,8 @@ class Emulation : private TaskSink, private TransferSink {
   const Topology& topology() const { return topology_; }
   const LinkNetwork& network() const { return network_; }
 
-  // Looks the operation up once; the pointer stays good. NOT_FOUND as CostSource.
-  StatusOr<const OpCost*> Intern(const Operation& operation);
+  // Looks the operation up; the pointer stays good. What was said of a key first holds. NOT_FOUND as CostSource.
+  StatusOr<const OpTime*> Intern(const Operation& operation);
   int32_t GroupOf(const std::string& name);
 
   StreamId AddStream(int32_t device, int32_t job, std::string name, EmulationSink* sink);
@@ -110,9 +113,13 @@ class Emulation : private TaskSink, private TransferSink {
   void Submit(StreamId stream, Command command);
   // The work of the stream's current command is done; it took `ran_ns`, which is what a host command takes.
   void WorkDone(StreamId stream, int64_t ran_ns);
+  // Ends the waits for a point that no stream will come to any more.
+  void Reach(TimelinePoint* point, int64_t at_ns);
   // Launches, copies, host commands and waits of the stream end at once while it is set.
   void SetSkipping(StreamId stream, bool skipping);
+  // When the last command that has ended did; when the one that runs began.
   int64_t LastEndNs(StreamId stream) const { return At(stream).last_end_ns; }
+  int64_t StartNs(StreamId stream) const { return At(stream).start_ns; }
   ComputeEngine& compute(int32_t device) { return *devices_[static_cast<size_t>(device)].compute; }
 
   int64_t BusyNs(int32_t device, EngineKind engine) const;
@@ -147,7 +154,7 @@ class Emulation : private TaskSink, private TransferSink {
     std::unique_ptr<ComputeEngine> compute;
     std::array<CopyEngine, kEngineCount> copies;  // by EngineKind
     DurationSampler sampler{Jitter::kNone, 0};
-    std::map<const OpCost*, bool> warm;
+    std::map<const OpTime*, bool> warm;
     int64_t operations = 0, estimated = 0;
   };
   // One collective that has begun or gathers its ranks.
@@ -179,7 +186,6 @@ class Emulation : private TaskSink, private TransferSink {
   void BeginWork(StreamId stream);
   void EngineEnded(StreamId stream, int64_t end_ns);
   void End(StreamId stream);
-  void Reach(TimelinePoint* point, int64_t at_ns);
   void StopWaiting(StreamId stream);
 
   void BeginCopy(StreamId stream);
@@ -201,16 +207,11 @@ class Emulation : private TaskSink, private TransferSink {
   const EmulationOptions options_;
   LinkNetwork network_;
   Topology topology_;
-  LinkCost pageable_[2];  // to the device, from it
+  LinkTime pageable_[2];  // to the device, from it
   std::vector<DeviceState> devices_;
   std::deque<Stream> streams_;
   std::vector<StreamId> free_streams_;
-  struct CostKey {
-    profile::OpKey key;
-    double flops, memory_bytes;
-    friend auto operator<=>(const CostKey&, const CostKey&) = default;
-  };
-  std::map<CostKey, OpCost> costs_seen_;
+  std::map<profile::OpKey, OpTime> times_;
   std::map<std::string, int32_t> groups_;
   std::map<int32_t, uint32_t> gathering_of_group_;  // that still waits for ranks
   std::deque<Gathering> gatherings_;

@@ -36,12 +36,12 @@ double DurationSampler::Uniform() {
   return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
 }
 
-int64_t DurationSampler::Draw(const OpCost& cost) {
-  if (jitter_ == Jitter::kNone || cost.median_ns <= 0) return cost.median_ns;
-  const auto median = static_cast<double>(cost.median_ns);
-  const bool recorded = cost.p10_ns > 0 && cost.p10_ns <= cost.median_ns && cost.p90_ns >= cost.median_ns;
-  const double p10 = recorded ? static_cast<double>(cost.p10_ns) : median * (1 - kUsualSpread);
-  const double p90 = recorded ? static_cast<double>(cost.p90_ns) : median * (1 + kUsualSpread);
+int64_t DurationSampler::Draw(const OpTime& time) {
+  if (jitter_ == Jitter::kNone || time.median_ns <= 0) return time.median_ns;
+  const auto median = static_cast<double>(time.median_ns);
+  const bool recorded = time.p10_ns > 0 && time.p90_ns > time.p10_ns;
+  const double p10 = recorded ? static_cast<double>(time.p10_ns) : median * (1 - kUsualSpread);
+  const double p90 = recorded ? static_cast<double>(time.p90_ns) : median * (1 + kUsualSpread);
   double drawn;
   if (jitter_ == Jitter::kResample) {
     const double u = Uniform();

@@ -24,11 +24,11 @@ inline constexpr double kUsualSpread = 0.004;
 class DurationSampler {
  public:
   DurationSampler(Jitter jitter, uint64_t seed) : jitter_(jitter), state_(seed) {}
-  int64_t Draw(const OpCost& cost);
+  int64_t Draw(const OpTime& time);
 
  private:
   double Uniform();  // in (0, 1)
-  const Jitter jitter_;
+  Jitter jitter_;
   uint64_t state_;
 };
 

@@ -128,7 +128,7 @@ void LinkNetwork::ComputeRates() {
 void LinkNetwork::ApplyRates(int64_t now_ns) {
   for (const uint32_t index : component_) {
     Flow& flow = flows_[index];
-    if (flow.new_rate == flow.rate) continue;  // its end stays where it is
+    if (flow.new_rate == flow.rate) continue;              // its end stays where it is
     if (flow.rate > 0 && flow.end_ns <= now_ns) continue;  // has ended; its event is about to run
     if (flow.rate > 0) {
       flow.remaining = std::max(0.0, flow.remaining - flow.rate * static_cast<double>(now_ns - flow.updated_ns) * 1e-9);

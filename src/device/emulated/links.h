@@ -1,5 +1,6 @@
-// Links between devices, hosts and nodes as a fluid: what is under way on a link divides its bandwidth by max-min fairness (Bertsekas and
-// Gallager, Data Networks, section 6.5.2), at every start and end of a transfer. A transfer holds its whole path at one rate.
+// Links between devices, hosts and nodes as a fluid: what is under way on a link divides its bandwidth by max-min fairness
+// (Bertsekas and Gallager, Data Networks, section 6.5.2), at every start and end of a transfer. A transfer holds its whole path
+// at one rate.
 //
 // Rates are in bytes/s; times in int64 nanoseconds of the simulation. A transfer of `bytes` alone on its path takes
 // ceil(bytes / slowest link) to the nanosecond. Owned by the simulation's thread.
@@ -38,8 +39,8 @@ class LinkNetwork {
     std::span<const LinkId> path;  // 1 to kLongestPath links
     double bytes = 0;
     double limit_bytes_per_s = 0;  // of this transfer alone; 0: none
-    // When it could have begun. Before the simulation's time where real time was noticed late: then the transfer counts as begun at that
-    // time, or when its links became free, if nothing used them since.
+    // When it could have begun. Before the simulation's time where real time was noticed late: then the transfer counts as begun
+    // at that time, or when its links became free, if nothing used them since.
     int64_t ready_ns = 0;
     TransferSink* sink = nullptr;
     uint64_t tag = 0;

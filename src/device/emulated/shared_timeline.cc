@@ -16,10 +16,11 @@ constexpr char kMagic[9] = "TPEMUTL1";
 }  // namespace
 
 StatusOr<std::unique_ptr<SharedTimeline>> SharedTimeline::Map(int fd, int64_t offset) {
-  struct stat file{};
+  struct stat file {};
   if (::fstat(fd, &file) != 0) return ErrnoError(errno, "reading the size of an emulated device's memory");
   if (file.st_size < offset + kBytes) {
-    return InvalidArgument("the memory of an emulated device has {} bytes; {} and a timeline of {} were announced", file.st_size, offset, kBytes);
+    return InvalidArgument("the memory of an emulated device has {} bytes; {} and a timeline of {} were announced", file.st_size,
+                           offset, kBytes);
   }
   void* page = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
   if (page == MAP_FAILED) return ErrnoError(errno, "mapping the timeline of an emulated device");

@@ -1,6 +1,6 @@
-// The timelines of one emulated device that several processes use. It lies behind the device's pages in the same memory file, so whoever
-// attaches to the device has it. One word per engine says until when the engine is taken; a process reserves the next stretch by one
-// compare-and-swap. A process that dies leaves at most the stretches behind that it had reserved.
+// The timelines of one emulated device that several processes use. It lies behind the device's pages in the same memory file, so
+// whoever attaches to the device has it. One word per engine says until when the engine is taken; a process reserves the next
+// stretch by one compare-and-swap. A process that dies leaves at most the stretches behind that it had reserved.
 //
 // Layout (little-endian, kBytes long, at offset capacity_bytes of the memory file):
 //   0   8  magic "TPEMUTL1"

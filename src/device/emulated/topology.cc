@@ -7,6 +7,7 @@ namespace tidepool::device::emulated {
 namespace {
 
 constexpr double kUsualNetworkBytesPerS = 12.5e9;  // 100 Gbit/s
+constexpr int64_t kUsualNetworkLatencyNs = 5'000;
 
 Topology::Path Join(std::initializer_list<Topology::Path> parts) {
   Topology::Path path;
@@ -26,16 +27,18 @@ StatusOr<Topology> Topology::Build(const TopologyOptions& options, const CostSou
     return InvalidArgument("an emulated system of {} nodes with {} devices; allowed: 1 to 4096 devices in all", options.nodes,
                            options.devices_per_node);
   }
-  TIDEPOOL_ASSIGN_OR_RETURN(const LinkCost down, costs.CostOf(profile::LinkKind::kHostToDevice, true));
-  const LinkCost up = costs.CostOf(profile::LinkKind::kDeviceToHost, true).value_or(down);
-  const auto peer = costs.CostOf(profile::LinkKind::kPeer, true);
-  LinkCost nic = costs.CostOf(profile::LinkKind::kNetwork, true).value_or(LinkCost{kNetworkLatencyNs, kUsualNetworkBytesPerS});
+  TIDEPOOL_ASSIGN_OR_RETURN(const LinkTime down, costs.TimeOf(profile::LinkKind::kHostToDevice, true));
+  const LinkTime up = costs.TimeOf(profile::LinkKind::kDeviceToHost, true).value_or(down);
+  const auto peer = costs.TimeOf(profile::LinkKind::kPeer, true);
+  LinkTime nic =
+      costs.TimeOf(profile::LinkKind::kNetwork, true).value_or(LinkTime{kUsualNetworkLatencyNs, kUsualNetworkBytesPerS});
   if (options.network_bytes_per_s > 0) nic.bytes_per_s = options.network_bytes_per_s;
 
   Topology topology;
   topology.options_ = options;
-  const auto add = [network](const std::string& name, const LinkCost& cost) {
-    return Path{.links = {network->AddLink(name, cost.bytes_per_s)}, .latency_ns = cost.latency_ns, .bytes_per_s = cost.bytes_per_s};
+  const auto add = [network](const std::string& name, const LinkTime& time) {
+    return Path{
+        .links = {network->AddLink(name, time.bytes_per_s)}, .latency_ns = time.latency_ns, .bytes_per_s = time.bytes_per_s};
   };
   for (int32_t node = 0; node < options.nodes; ++node) {
     topology.network_out_.push_back(options.nodes > 1 ? add(fmt::format("node{}.net.out", node), nic) : Path());
@@ -63,7 +66,8 @@ Topology::Path Topology::Between(int32_t from, int32_t to) const {
   const Ports& a = devices_[static_cast<size_t>(from)];
   const Ports& b = devices_[static_cast<size_t>(to)];
   if (node_of(from) != node_of(to)) {
-    return Join({a.to_host, network_out_[static_cast<size_t>(node_of(from))], network_in_[static_cast<size_t>(node_of(to))], b.from_host});
+    return Join({a.to_host, network_out_[static_cast<size_t>(node_of(from))], network_in_[static_cast<size_t>(node_of(to))],
+                 b.from_host});
   }
   return a.peer_out.links.empty() ? Join({a.to_host, b.from_host}) : Join({a.peer_out, b.peer_in});
 }
