@@ -169,6 +169,10 @@ struct TimelineReport {
   bool host_limited = false;
   std::string host_limited_reason;
   int64_t estimated_operations = 0;  // whose time is no measured one
+  // Time between operations of the compute engine, by what the host did meanwhile: waited for data (NoteDataWait), or anything
+  // else.
+  absl::Duration storage_idle, host_idle;
+  double utilisation = 1;  // busy / (busy + storage_idle): the host's own overhead is not charged to the storage
 };
 
 // Thread-safe.
@@ -188,6 +192,11 @@ class Device {
   // Host memory that copies may use directly; see pinned.h. On an emulated device a new buffer takes the time that pinning takes.
   virtual PinnedPool& pinned() = 0;
 
+  // The calling thread's moment on the device's timeline. On an emulated device that is the time of the event that the thread
+  // waited for last, and what it did since; elsewhere, and for who never waited, the clock's.
+  virtual absl::Time HostNow() { return clock()->Now(); }
+  // The calling thread waited for input data between these two moments of HostNow; for TimelineReport.
+  virtual void NoteDataWait(absl::Time begin, absl::Time end) { (void)begin, (void)end; }
   // Nothing on a device that is not emulated.
   virtual std::optional<TimelineReport> timeline() { return std::nullopt; }
 };

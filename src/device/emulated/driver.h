@@ -48,7 +48,8 @@ class Driver {
   absl::Mutex* mu() ABSL_LOCK_RETURNED(mu_) { return &mu_; }
   Clock* clock() const { return options_.clock; }
   Simulation* simulation() { return &simulation_; }
-  int64_t NowNs() const { return absl::ToInt64Nanoseconds(options_.clock->Now() - options_.zero); }
+  int64_t NowNs() const { return NanosOf(options_.clock->Now()); }
+  int64_t NanosOf(absl::Time time) const { return absl::ToInt64Nanoseconds(time - options_.zero); }
   absl::Time TimeOf(int64_t ns) const { return options_.zero + absl::Nanoseconds(ns); }
 
   // The calling thread's time. Never negative.

@@ -55,11 +55,19 @@ class EmulatedDevice final : public Device {
   Allocator& allocator() override { return allocator_; }
   PinnedPool& pinned() override { return pinned_; }
 
+  absl::Time HostNow() override { return system_->driver().TimeOf(system_->driver().ThreadNs()); }
+
+  void NoteDataWait(absl::Time begin, absl::Time end) override {
+    Driver& driver = system_->driver();
+    absl::MutexLock lock(driver.mu());
+    system_->emulation().utilisation(index_).AddDataWait(driver.NanosOf(begin), driver.NanosOf(end));
+  }
+
   std::optional<TimelineReport> timeline() override {
     Driver& driver = system_->driver();
     absl::MutexLock lock(driver.mu());
     driver.CatchUp();
-    const Emulation& emulation = system_->emulation();
+    Emulation& emulation = system_->emulation();
     TimelineReport report;
     report.elapsed = absl::Nanoseconds(driver.ThreadNs() - opened_ns_);
     for (const EngineKind engine :
@@ -68,6 +76,10 @@ class EmulatedDevice final : public Device {
     }
     report.operations = emulation.operations(index_);
     report.estimated_operations = emulation.estimated_operations(index_);
+    const UtilisationMeter& meter = emulation.utilisation(index_);
+    report.storage_idle = absl::Nanoseconds(meter.storage_idle_ns());
+    report.host_idle = absl::Nanoseconds(meter.host_idle_ns());
+    report.utilisation = meter.score();
     report.lateness_p50 = absl::Nanoseconds(driver.lateness().Quantile(0.5));
     report.lateness_p99 = absl::Nanoseconds(driver.lateness().Quantile(0.99));
     report.lateness_max = absl::Nanoseconds(driver.lateness().max_ns());

@@ -221,6 +221,9 @@ void Emulation::End(StreamId id) {
   stream.last_end_ns = std::max(stream.last_end_ns, stream.end_ns);
   const int64_t start_ns = stream.start_ns, end_ns = stream.last_end_ns;
   if (command.type == Command::Type::kRecord) Reach(command.point.get(), end_ns);
+  if (command.type == Command::Type::kLaunch && !stream.skipping) {
+    devices_[static_cast<size_t>(stream.device)].utilisation.AddBusy(start_ns, end_ns);
+  }
   stream.sink->Ended(id, command.tag, start_ns, end_ns, std::exchange(stream.status, Status()));
 }
 

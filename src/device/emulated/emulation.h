@@ -35,6 +35,7 @@
 #include "device/emulated/jitter.h"
 #include "device/emulated/links.h"
 #include "device/emulated/topology.h"
+#include "device/emulated/utilisation.h"
 
 namespace tidepool::device::emulated {
 
@@ -120,6 +121,7 @@ class Emulation : private TaskSink, private TransferSink {
   // When the last command that has ended did; when the one that runs began.
   int64_t LastEndNs(StreamId stream) const { return At(stream).last_end_ns; }
   int64_t StartNs(StreamId stream) const { return At(stream).start_ns; }
+  UtilisationMeter& utilisation(int32_t device) { return devices_[static_cast<size_t>(device)].utilisation; }
   ComputeEngine& compute(int32_t device) { return *devices_[static_cast<size_t>(device)].compute; }
 
   int64_t BusyNs(int32_t device, EngineKind engine) const;
@@ -155,6 +157,7 @@ class Emulation : private TaskSink, private TransferSink {
     std::array<CopyEngine, kEngineCount> copies;  // by EngineKind
     DurationSampler sampler{Jitter::kNone, 0};
     std::map<const OpTime*, bool> warm;
+    UtilisationMeter utilisation;
     int64_t operations = 0, estimated = 0;
   };
   // One collective that has begun or gathers its ranks.

@@ -1,4 +1,4 @@
-// A histogram of durations with a relative error of 6 %: eight buckets per power of two. Thread-compatible.
+// A histogram of durations, right to 13 %: eight buckets per power of two. Thread-compatible.
 #pragma once
 
 #include <algorithm>
