@@ -10,6 +10,7 @@ void AddAllVerbs(VerbList* verbs) {
   AddDataVerbs(verbs);
   AddProfileVerbs(verbs);
   AddBenchVerbs(verbs);
+  AddEmulationBenchVerbs(verbs);
   AddToolVerbs(verbs);
 }
 

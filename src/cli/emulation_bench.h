@@ -1,0 +1,61 @@
+// The measurements behind `bench pacing` and `bench virtual-time`.
+#pragma once
+
+#include <absl/time/time.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace tidepool::cli {
+
+struct PacingBenchOptions {
+  std::vector<double> targets_ms = {0.3, 1, 3.5, 20};
+  int64_t steps = 1000;
+  int64_t naive_steps = 200;  // of the comparison that sleeps for the step's time; 0: none
+  int decode_threads = 0;     // that decode JPEGs meanwhile; 0: as many as there are cores, -1: none
+};
+
+// One step time. Errors are relative: of the time that all steps took against what they should have taken.
+struct PacingStep {
+  double target_ms = 0;
+  double error = 0;           // as a waiting thread saw it by the real clock, with its last wake-up
+  double timeline_error = 0;  // of the device's own times
+  double naive_error = 0;     // of sleeping for each step's time
+  absl::Duration lateness_p50, lateness_p99, lateness_max;
+  bool host_limited = false;
+  double utilisation = 1;
+  double images_per_s = 0;  // decoded meanwhile, by all threads
+};
+struct PacingBenchResult {
+  int cores = 0, decode_threads = 0;
+  int64_t steps = 0;
+  std::vector<PacingStep> rows;
+};
+// Steps of each target on an emulated device beside threads that decode. The host is one step ahead of the device, as a training
+// loop is.
+StatusOr<PacingBenchResult> RunPacingBench(const PacingBenchOptions& options,
+                                           const std::function<void(const std::string&)>& progress,
+                                           const std::function<bool()>& stopped);
+
+struct VirtualTimeBenchOptions {
+  uint64_t seed = 1;
+  int64_t events = 3'000'000;
+  int32_t devices = 8;
+};
+struct VirtualTimeBenchResult {
+  double events_per_s = 0;       // the slower one of the two runs of the seed
+  double bare_events_per_s = 0;  // of events that do nothing
+  int64_t events = 0;            // of one run
+  int64_t commands = 0;
+  absl::Duration simulated;
+  uint64_t hash_a = 0, hash_b = 0, hash_other_seed = 0;
+};
+// Data-parallel training on emulated devices, in virtual time on one thread: copies, steps with jitter, all-reduces, two jobs per
+// device.
+StatusOr<VirtualTimeBenchResult> RunVirtualTimeBench(const VirtualTimeBenchOptions& options);
+
+}  // namespace tidepool::cli
