@@ -86,6 +86,11 @@ class Simulation {
   // Runs events until none is left, the next is later than `deadline_ns`, `most_events` have run or Stop was called. Not from
   // inside a callback.
   Outcome Run(int64_t deadline_ns = kNever, int64_t most_events = kNever);
+  // Moves the time forward to where no event lies before it; a time that has passed is ignored.
+  void AdvanceTo(int64_t at_ns) {
+    TIDEPOOL_CHECK(at_ns <= NextEventNs(), "time {} ns lies behind the next event, at {} ns", at_ns, NextEventNs());
+    if (at_ns > now_ns_) now_ns_ = at_ns;
+  }
   // Ends Run after the callback that runs.
   void Stop() { stopping_ = true; }
   bool running() const { return running_; }

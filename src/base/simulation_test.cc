@@ -212,6 +212,17 @@ TEST(Simulation, DeadlockReportNamesWhoWaitsForWhatAndTheCycle) {
   EXPECT_THAT(MessageOf(status), testing::Not(HasSubstr("'disk'")));
 }
 
+TEST(SimulationDeathTest, TimeCanBeMovedUpToTheNextEventOnly) {
+  Simulation simulation;
+  const auto a = simulation.AddActor("a");
+  simulation.Schedule(50, a, [] {});
+  simulation.AdvanceTo(50);
+  simulation.AdvanceTo(20);
+  EXPECT_EQ(simulation.now_ns(), 50);
+  EXPECT_EQ(simulation.events_run(), 0);
+  EXPECT_DEATH(simulation.AdvanceTo(51), "time 51 ns lies behind the next event, at 50 ns");
+}
+
 TEST(SimulationDeathTest, SchedulingInThePastIsABug) {
   Simulation simulation({.start_ns = 50});
   const auto a = simulation.AddActor("late");

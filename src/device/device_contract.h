@@ -3,7 +3,7 @@
 //   INSTANTIATE_TEST_SUITE_P(Host, DeviceContract, testing::Values(DeviceFactory{"host", OpenIt, AttachIt}));
 #pragma once
 
-#include <absl/synchronization/notification.h>
+#include <absl/synchronization/mutex.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,6 @@ struct DeviceFactory {
   std::function<StatusOr<std::unique_ptr<Device>>(int64_t capacity_bytes, int64_t page_bytes)> open;
 };
 
-// For waits outside of the device; what waits in the device has a deadline by the device's clock.
-inline absl::Time RealSoon() { return Clock::Real()->Now() + absl::Seconds(20); }
-
 class DeviceContract : public testing::TestWithParam<DeviceFactory> {
  protected:
   static constexpr int64_t kPage = 64 * 1024;
@@ -39,9 +37,31 @@ class DeviceContract : public testing::TestWithParam<DeviceFactory> {
     auto device = GetParam().open(kPage * kPages + kPage / 2, kPage);
     ASSERT_TRUE(device.ok()) << ToString(device.status());
     device_ = std::move(*device);
+    // Virtual time stands still while the test does something.
+    if (auto* clock = dynamic_cast<VirtualClock*>(device_->clock())) actor_.emplace(clock);
   }
 
   absl::Time Soon() { return device_->clock()->Now() + absl::Seconds(20); }
+
+  // Opened once. Waits in the device's clock: where its time is virtual, a thread that waits elsewhere would hold it.
+  class Gate {
+   public:
+    explicit Gate(Device* device) : clock_(device->clock()) {}
+    void Open() {
+      absl::MutexLock lock(&mu_);
+      open_ = true;
+    }
+    bool Wait() {
+      absl::MutexLock lock(&mu_);
+      return clock_->Await(
+          &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return open_; }, clock_->Now() + absl::Seconds(20));
+    }
+
+   private:
+    Clock* const clock_;
+    absl::Mutex mu_;
+    bool open_ = false;
+  };
 
   std::unique_ptr<Stream> NewStream(int32_t queue_limit = 1024) {
     auto stream = device_->CreateStream({.name = "test", .queue_limit = queue_limit});
@@ -50,6 +70,7 @@ class DeviceContract : public testing::TestWithParam<DeviceFactory> {
   }
 
   std::unique_ptr<Device> device_;
+  std::optional<VirtualClock::Actor> actor_;
 };
 
 TEST_P(DeviceContract, RoundsItsCapacityDownToWholePages) {
@@ -114,12 +135,12 @@ TEST_P(DeviceContract, CopyMovesBytesIntoAndOutOfDeviceMemory) {
 
 TEST_P(DeviceContract, EventIsReachedAfterTheWorkBeforeIt) {
   auto stream = NewStream();
-  absl::Notification release;
+  Gate release(device_.get());
   std::atomic<bool> ran = false;
   ASSERT_TRUE(stream
                   ->Enqueue("gate",
                             [&] {
-                              release.WaitForNotificationWithDeadline(RealSoon());
+                              release.Wait();
                               ran = true;
                               return Status();
                             })
@@ -128,7 +149,7 @@ TEST_P(DeviceContract, EventIsReachedAfterTheWorkBeforeIt) {
   ASSERT_TRUE(event.ok());
   EXPECT_FALSE(event->Done());
   EXPECT_EQ(event->Wait(absl::InfinitePast()).code(), StatusCode::kDeadlineExceeded);
-  release.Notify();
+  release.Open();
   EXPECT_TRUE(event->Wait(Soon()).ok());
   EXPECT_TRUE(event->Done());
   EXPECT_TRUE(ran);
@@ -142,13 +163,13 @@ TEST_P(DeviceContract, EmptyEventIsReached) {
 
 TEST_P(DeviceContract, StreamWaitsForAnEventOfAnotherStream) {
   auto first = NewStream(), second = NewStream();
-  absl::Notification release;
+  Gate release(device_.get());
   std::atomic<int> order = 0;
   int first_at = -1, second_at = -1;
   ASSERT_TRUE(first
                   ->Enqueue("first",
                             [&] {
-                              release.WaitForNotificationWithDeadline(RealSoon());
+                              release.Wait();
                               first_at = order++;
                               return Status();
                             })
@@ -164,7 +185,7 @@ TEST_P(DeviceContract, StreamWaitsForAnEventOfAnotherStream) {
                             })
                   .ok());
   EXPECT_EQ(second->Synchronize(absl::InfinitePast()).code(), StatusCode::kDeadlineExceeded);
-  release.Notify();
+  release.Open();
   ASSERT_TRUE(second->Synchronize(Soon()).ok());
   EXPECT_EQ(first_at, 0);
   EXPECT_EQ(second_at, 1);
@@ -219,22 +240,22 @@ TEST_P(DeviceContract, FailureCrossesToTheStreamThatWaitsForIt) {
 
 TEST_P(DeviceContract, QueueHasALimit) {
   auto stream = NewStream(4);
-  absl::Notification started, release;
+  Gate started(device_.get()), release(device_.get());
   ASSERT_TRUE(stream
                   ->Enqueue("gate",
                             [&] {
-                              started.Notify();
-                              release.WaitForNotificationWithDeadline(RealSoon());
+                              started.Open();
+                              release.Wait();
                               return Status();
                             })
                   .ok());
-  ASSERT_TRUE(started.WaitForNotificationWithDeadline(RealSoon()));
+  ASSERT_TRUE(started.Wait());
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(stream->Enqueue("filler", [] { return Status(); }).ok());
   const Status refused = stream->Enqueue("one more", [] { return Status(); });
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
   EXPECT_THAT(MessageOf(refused), testing::HasSubstr("has 4 operations queued; allowed: 4"));
   EXPECT_EQ(stream->Record().status().code(), StatusCode::kResourceExhausted);
-  release.Notify();
+  release.Open();
   EXPECT_TRUE(stream->Synchronize(Soon()).ok());
   EXPECT_TRUE(stream->Enqueue("room again", [] { return Status(); }).ok());
 }
@@ -250,11 +271,11 @@ TEST_P(DeviceContract, OperationWithoutAFunctionIsRefused) {
 
 TEST_P(DeviceContract, EndOfAStreamCancelsItsEventsAndItsWaits) {
   auto blocked = NewStream(), other = NewStream();
-  absl::Notification release;
+  Gate release(device_.get());
   ASSERT_TRUE(other
                   ->Enqueue("gate",
                             [&] {
-                              release.WaitForNotificationWithDeadline(RealSoon());
+                              release.Wait();
                               return Status();
                             })
                   .ok());
@@ -265,7 +286,7 @@ TEST_P(DeviceContract, EndOfAStreamCancelsItsEventsAndItsWaits) {
   ASSERT_TRUE(never.ok());
   blocked.reset();
   EXPECT_EQ(never->Wait(Soon()).code(), StatusCode::kCancelled);
-  release.Notify();
+  release.Open();
   EXPECT_TRUE(gate->Wait(Soon()).ok());
 }
 
@@ -296,11 +317,11 @@ TEST_P(DeviceContract, FailureOfALaunchIsKeptOnItsStream) {
 TEST_P(DeviceContract, CopiesBothWaysRunWhileTheDeviceComputes) {
   auto compute = NewStream(), in = NewStream(), out = NewStream();
   ASSERT_TRUE(device_->memory().Map({0, 2}).ok());
-  absl::Notification release;
+  Gate release(device_.get());
   ASSERT_TRUE(compute
                   ->Launch(kOperation,
                            [&] {
-                             release.WaitForNotificationWithDeadline(RealSoon());
+                             release.Wait();
                              return Status();
                            })
                   .ok());
@@ -311,7 +332,7 @@ TEST_P(DeviceContract, CopiesBothWaysRunWhileTheDeviceComputes) {
   ASSERT_TRUE(out->Synchronize(Soon()).ok());
   EXPECT_EQ(source, target);
   EXPECT_EQ(compute->Synchronize(absl::InfinitePast()).code(), StatusCode::kDeadlineExceeded) << "the arithmetic is not over yet";
-  release.Notify();
+  release.Open();
   EXPECT_TRUE(compute->Synchronize(Soon()).ok());
 }
 
@@ -329,11 +350,11 @@ TEST_P(DeviceContract, CopyWithinTheDeviceKeepsOrder) {
 
 TEST_P(DeviceContract, EventsHaveTimesInTheOrderOfTheirStream) {
   auto stream = NewStream();
-  absl::Notification release;
+  Gate release(device_.get());
   ASSERT_TRUE(stream
                   ->Enqueue("gate",
                             [&] {
-                              release.WaitForNotificationWithDeadline(RealSoon());
+                              release.Wait();
                               return Status();
                             })
                   .ok());
@@ -343,7 +364,7 @@ TEST_P(DeviceContract, EventsHaveTimesInTheOrderOfTheirStream) {
   ASSERT_TRUE(first.ok() && second.ok());
   EXPECT_EQ(second->ReachedAt().status().code(), StatusCode::kFailedPrecondition);
   EXPECT_EQ(Event().ReachedAt().status().code(), StatusCode::kFailedPrecondition);
-  release.Notify();
+  release.Open();
   ASSERT_TRUE(stream->Synchronize(Soon()).ok());
   ASSERT_TRUE(first->ReachedAt().ok() && second->ReachedAt().ok());
   EXPECT_LE(*first->ReachedAt(), *second->ReachedAt());

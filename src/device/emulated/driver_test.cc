@@ -43,7 +43,9 @@ struct Rig {
   explicit Rig(absl::Duration late, const std::string& name = "emulated:planted,mode=timing") : clock(&time, late) {
     auto planted = std::make_shared<testing::PlantedCosts>();
     planted->ops["step"] = {.median_ns = absl::ToInt64Nanoseconds(kStep)};
-    auto opened = OpenEmulatedDevices({.name = name, .capacity_bytes = 1 << 21, .clock = late == absl::ZeroDuration() ? static_cast<Clock*>(&time) : &clock}, planted);
+    auto opened = OpenEmulatedDevices(
+        {.name = name, .capacity_bytes = 1 << 21, .clock = late == absl::ZeroDuration() ? static_cast<Clock*>(&time) : &clock},
+        planted);
     EXPECT_TRUE(opened.ok()) << ToString(opened.status());
     devices = std::move(*opened);
     stream = std::move(devices[0]->CreateStream({})).value();

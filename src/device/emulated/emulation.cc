@@ -132,10 +132,24 @@ void Emulation::Advance(StreamId id) {
 
 bool Emulation::Begin(StreamId id) {
   Stream& stream = At(id);
-  const Command& command = stream.queue.front();
   stream.running = true;
+  stream.start_ns = stream.end_ns = std::max(stream.queue.front().submit_ns, stream.last_end_ns);
+  if (stream.start_ns <= simulation_->now_ns()) return BeginNow(id);
+  // Host work before it took time that is still to pass.
+  const uint64_t key = KeyOf(id);
+  simulation_->Schedule(stream.start_ns, stream.actor, [this, key] {
+    const StreamId stream_id = StreamOf(key);
+    if (stream_id < 0 || !BeginNow(stream_id)) return;
+    End(stream_id);
+    Advance(stream_id);
+  });
+  return false;
+}
+
+bool Emulation::BeginNow(StreamId id) {
+  Stream& stream = At(id);
+  const Command& command = stream.queue.front();
   stream.status = Status();
-  stream.start_ns = stream.end_ns = std::max(command.submit_ns, stream.last_end_ns);
   const bool skipped = stream.skipping && command.type != Command::Type::kRecord && command.type != Command::Type::kCollective;
   if (skipped) return true;
   stream.work_pending = command.has_work && command.type != Command::Type::kCollective;
@@ -220,11 +234,12 @@ void Emulation::End(StreamId id) {
   stream.running = false;
   stream.last_end_ns = std::max(stream.last_end_ns, stream.end_ns);
   const int64_t start_ns = stream.start_ns, end_ns = stream.last_end_ns;
-  if (command.type == Command::Type::kRecord) Reach(command.point.get(), end_ns);
   if (command.type == Command::Type::kLaunch && !stream.skipping) {
     devices_[static_cast<size_t>(stream.device)].utilisation.AddBusy(start_ns, end_ns);
   }
+  // The sink first: who waits for the point may ask it how the point was reached.
   stream.sink->Ended(id, command.tag, start_ns, end_ns, std::exchange(stream.status, Status()));
+  if (command.type == Command::Type::kRecord) Reach(command.point.get(), end_ns);
 }
 
 void Emulation::Reach(TimelinePoint* point, int64_t at_ns) {

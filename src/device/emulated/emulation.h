@@ -185,7 +185,8 @@ class Emulation : private TaskSink, private TransferSink {
   StreamId StreamOf(uint64_t key) const;
 
   void Advance(StreamId stream);
-  bool Begin(StreamId stream);  // true: it has ended already
+  bool Begin(StreamId stream);     // true: the command can end at once
+  bool BeginNow(StreamId stream);  // the same; its time has come
   void BeginWork(StreamId stream);
   void EngineEnded(StreamId stream, int64_t end_ns);
   void End(StreamId stream);

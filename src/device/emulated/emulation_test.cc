@@ -137,7 +137,7 @@ TEST_F(EmulationTest, StreamWaitsForThePointOfAnother) {
   EXPECT_EQ(point->at_ns, 10 * kMs);
   Wait(first, point);  // long ago: no time
   simulation_->Run();
-  EXPECT_EQ(ends_[first].back(), 10 * kMs);
+  EXPECT_EQ(ends_[first].back(), 11 * kMs) << "when it was submitted";
 }
 
 TEST_F(EmulationTest, DoubleBufferedTrainingHidesTheCopy) {
