@@ -79,8 +79,21 @@ class Decoders {
   std::vector<std::thread> threads_;
 };
 
+// Relative, without sign: `steps` steps of `target_ms` took `took`.
 double ErrorOf(absl::Duration took, double target_ms, int64_t steps) {
   return std::abs(absl::ToDoubleMilliseconds(took) / (target_ms * static_cast<double>(steps)) - 1);
+}
+
+// The median time per step over all pairs of moments that lie half of them apart.
+double MillisPerStep(const std::vector<absl::Time>& moments) {
+  const size_t half = moments.size() / 2;
+  std::vector<double> slopes;
+  for (size_t i = 0; i + half < moments.size(); ++i) {
+    slopes.push_back(absl::ToDoubleMilliseconds(moments[i + half] - moments[i]) / static_cast<double>(half));
+  }
+  const auto middle = slopes.begin() + static_cast<std::ptrdiff_t>(slopes.size() / 2);
+  std::nth_element(slopes.begin(), middle, slopes.end());
+  return *middle;
 }
 
 StatusOr<PacingStep> PaceSteps(double target_ms, int64_t steps, const std::function<bool()>& stopped) {
@@ -90,32 +103,32 @@ StatusOr<PacingStep> PaceSteps(double target_ms, int64_t steps, const std::funct
   device::Device& device = *devices[0];
   TIDEPOOL_ASSIGN_OR_RETURN(const auto stream, device.CreateStream({}));
   Clock* clock = device.clock();
-  // The first step's call pays for what is done once.
-  TIDEPOOL_RETURN_IF_ERROR(stream->Launch(kStep, nullptr));
-  TIDEPOOL_RETURN_IF_ERROR(stream->Synchronize(clock->Now() + absl::Seconds(10)));
-
-  constexpr size_t kAhead = 2;  // steps in the device's queue
+  constexpr double kAheadMs = 50;
+  const auto ahead = static_cast<size_t>(std::clamp(kAheadMs / target_ms, 2.0, 400.0));
   std::deque<device::Event> open;
+  std::vector<absl::Time> seen, reached;
   const absl::Time limit = clock->Now() + absl::Milliseconds(target_ms) * steps * 3 + absl::Seconds(10);
-  const absl::Time begin = clock->Now(), device_begin = device.HostNow();
-  device::Event last;
-  for (int64_t step = 0; step < steps; ++step) {
+  // The first step of all only sets the beginning.
+  for (int64_t step = 0; step <= steps || !open.empty();) {
     if (stopped()) return Cancelled("stopped");
-    if (open.size() == kAhead) {
-      TIDEPOOL_RETURN_IF_ERROR(open.front().Wait(limit));
-      open.pop_front();
+    if (step <= steps && open.size() < ahead) {
+      TIDEPOOL_RETURN_IF_ERROR(stream->Launch(kStep, nullptr));
+      TIDEPOOL_ASSIGN_OR_RETURN(device::Event event, stream->Record());
+      open.push_back(std::move(event));
+      ++step;
+      continue;
     }
-    TIDEPOOL_RETURN_IF_ERROR(stream->Launch(kStep, nullptr));
-    TIDEPOOL_ASSIGN_OR_RETURN(last, stream->Record());
-    open.push_back(last);
+    TIDEPOOL_RETURN_IF_ERROR(open.front().Wait(limit));
+    seen.push_back(clock->Now());
+    TIDEPOOL_ASSIGN_OR_RETURN(const absl::Time at, open.front().ReachedAt());
+    reached.push_back(at);
+    open.pop_front();
   }
-  TIDEPOOL_RETURN_IF_ERROR(last.Wait(limit));
-  const absl::Time end = clock->Now();
-  TIDEPOOL_ASSIGN_OR_RETURN(const absl::Time device_end, last.ReachedAt());
   const device::TimelineReport report = *device.timeline();
   return PacingStep{.target_ms = target_ms,
-                    .error = ErrorOf(end - begin, target_ms, steps),
-                    .timeline_error = ErrorOf(device_end - device_begin, target_ms, steps),
+                    .error = std::abs(MillisPerStep(seen) / target_ms - 1),
+                    .total_error = ErrorOf(seen.back() - seen.front(), target_ms, steps),
+                    .timeline_error = ErrorOf(reached.back() - reached.front(), target_ms, steps),
                     .lateness_p50 = report.lateness_p50,
                     .lateness_p99 = report.lateness_p99,
                     .lateness_max = report.lateness_max,

@@ -19,10 +19,14 @@ struct PacingBenchOptions {
   int decode_threads = 0;     // that decode JPEGs meanwhile; 0: as many as there are cores, -1: none
 };
 
-// One step time. Errors are relative: of the time that all steps took against what they should have taken.
+// One step time. Errors are relative to it, without sign.
 struct PacingStep {
   double target_ms = 0;
-  double error = 0;           // as a waiting thread saw it by the real clock, with its last wake-up
+  // Drift: the time per step between the moments at which a waiting thread saw two steps end, by the real clock, against the
+  // step's time; the median over all pairs of steps that lie half of the run apart (the slope of Theil and Sen). Lateness that
+  // added up would show here; that of single wake-ups is in total_error and in the three figures below.
+  double error = 0;
+  double total_error = 0;     // of the real time from the first to the last step, which contains the lateness of two wake-ups
   double timeline_error = 0;  // of the device's own times
   double naive_error = 0;     // of sleeping for each step's time
   absl::Duration lateness_p50, lateness_p99, lateness_max;
