@@ -11,34 +11,18 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/fd.h"
-#include "data/augment.h"
+#include "cli/loader_bench.h"
+#include "data/batch_loader.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
 
 namespace tidepool::data {
 namespace {
 
-constexpr int kWidth = 500, kHeight = 375, kQuality = 85, kFiles = 32;
+constexpr int kQuality = 85, kFiles = 32;
 constexpr const char* kPeerSeconds = "1.5";
-
-// Pictures with detail at several scales, of about the size in bytes of photographs of these dimensions.
-std::string Picture(uint64_t seed) {
-  std::vector<uint8_t> rgb(size_t{3} * kWidth * kHeight);
-  size_t at = 0;
-  for (int y = 0; y < kHeight; ++y) {
-    for (int x = 0; x < kWidth; ++x) {
-      int value = 0;
-      for (const int scale : {4, 16, 64}) {
-        value += static_cast<int>(RandomBits(seed, static_cast<uint64_t>(x / scale) * 1000 + static_cast<uint64_t>(y / scale), scale) % 85);
-      }
-      for (int c = 0; c < 3; ++c) rgb[at++] = static_cast<uint8_t>(std::min(255, value * (c + 3) / 5));
-    }
-  }
-  auto jpeg = EncodeJpeg(rgb, kWidth, kHeight, kQuality);
-  TIDEPOOL_CHECK(jpeg.ok(), "{}", ToString(jpeg.status()));
-  return *jpeg;
-}
 
 // An ImageFolder of one class, removed at the end of the program.
 struct Files {
@@ -48,7 +32,7 @@ struct Files {
   Files() {
     std::filesystem::create_directories(root / "class");
     for (int i = 0; i < kFiles; ++i) {
-      content.push_back(Picture(static_cast<uint64_t>(i)));
+      content.push_back(cli::BenchPicture(static_cast<uint64_t>(i), kQuality));
       bytes += static_cast<int64_t>(content.back().size());
       const Status written = WriteFileAtomically((root / "class" / fmt::format("{:03}.jpg", i)).string(), content.back());
       TIDEPOOL_CHECK(written.ok(), "{}", ToString(written));
@@ -97,12 +81,31 @@ void DecodeAndAugment(benchmark::State& state) {
 }
 BENCHMARK(DecodeAndAugment)->ArgName("size")->Arg(64)->Arg(224);
 
+// The loader with one thread: batches of 32, in memory that is too large for the caches. An iteration is one sample; the CPU time
+// is that of all threads.
+void Load(benchmark::State& state) {
+  const auto dataset = OpenImageFolder({.root = TheFiles().root.string(), .image_size = static_cast<int>(state.range(0))});
+  TIDEPOOL_CHECK(dataset.ok(), "{}", ToString(dataset.status()));
+  const auto loader = BatchLoader::Start(dataset->get(), {.threads = 1, .batch = 32, .max_bytes = 80 << 20});
+  TIDEPOOL_CHECK(loader.ok(), "{}", ToString(loader.status()));
+  const absl::Time deadline = Clock::Real()->Now() + absl::Minutes(10);
+  for (int i = 0; i < 8; ++i) TIDEPOOL_CHECK((*loader)->Next(deadline).ok(), "warming up");
+  while (state.KeepRunningBatch(32)) {
+    const auto batch = (*loader)->Next(deadline);
+    TIDEPOOL_CHECK(batch.ok() && batch->has_value(), "{}", ToString(batch.status()));
+    benchmark::DoNotOptimize((*batch)->inputs().data());
+  }
+  SetRates(state);
+}
+BENCHMARK(Load)->ArgName("size")->Arg(224)->MeasureProcessCPUTime();
+
 void Peer(benchmark::State& state, const char* step) {
   static std::map<int64_t, nlohmann::json> measured;
   nlohmann::json& result = measured[state.range(0)];
   if (result.is_null()) {
-    const std::string command = fmt::format("/usr/bin/python3 {}/bench/jpeg_pipeline.py {} {} {} 2>/dev/null", TIDEPOOL_SOURCE_DIR,
-                                            (TheFiles().root / "class").string(), state.range(0), kPeerSeconds);
+    const std::string command =
+        fmt::format("/usr/bin/python3 {}/bench/jpeg_pipeline.py {} {} {} 2>/dev/null", TIDEPOOL_SOURCE_DIR,
+                    (TheFiles().root / "class").string(), state.range(0), kPeerSeconds);
     std::string output;
     if (std::FILE* pipe = ::popen(command.c_str(), "r")) {
       char buffer[512];

@@ -64,12 +64,16 @@ StatusOr<double> PlainRead(const std::string& path, bool direct) {
   return static_cast<double>(total) / (WallSeconds() - start);
 }
 
-// Every record of the file in `order`, checked against its checksum.
-StatusOr<double> PackedRead(const std::string& path, bool shuffled, const data::DiskOptions& disk) {
+enum class Order : uint8_t { kFile, kGroups, kRecords };
+
+// Every record of the file, checked against its checksum: in the order of the file, groups in a random order, or every record
+// anywhere, which takes a disk read for each.
+StatusOr<double> PackedRead(const std::string& path, Order how, const data::DiskOptions& disk) {
   TIDEPOOL_ASSIGN_OR_RETURN(const auto source, data::OpenPacked(path, {.disk = disk}));
   std::vector<int64_t> order(static_cast<size_t>(source->size()));
   std::iota(order.begin(), order.end(), 0);
-  if (shuffled) {
+  if (how == Order::kRecords) order = data::EpochOrder(source->size(), /*seed=*/1, /*epoch=*/0);
+  if (how == Order::kGroups) {
     std::vector<int64_t> groups;
     for (int64_t i = 0; i < source->size(); i = source->Group(i).end) groups.push_back(i);
     groups.push_back(source->size());
@@ -79,7 +83,8 @@ StatusOr<double> PackedRead(const std::string& path, bool shuffled, const data::
   const double start = WallSeconds();
   int64_t total = 0, announced = 0;
   for (int64_t i = 0; i < source->size(); ++i) {
-    for (; announced < std::min(i + kAhead, source->size()); ++announced) source->WillNeed(order[announced]);
+    for (; how != Order::kRecords && announced < std::min(i + kAhead, source->size()); ++announced)
+      source->WillNeed(order[announced]);
     TIDEPOOL_ASSIGN_OR_RETURN(const data::RecordView view, source->Read(order[i]));
     total += view.size_bytes();
   }
@@ -118,10 +123,11 @@ StatusOr<DiskBenchResult> RunDiskBench(const std::string& directory, int64_t fil
       {"plain, O_DIRECT", [&] { return PlainRead(path, true); }},
       {"plain, page cache", [&] { return PlainRead(path, false); }},
       {"fio", [&] { return FioRead(path); }},
-      {"packed, in order", [&] { return PackedRead(path, false, {.direct = true}); }},
-      {"packed, shuffled", [&] { return PackedRead(path, true, {.direct = true}); }},
-      {"packed, in order, page cache", [&] { return PackedRead(path, false, {}); }},
-      {"packed, in order, pread", [&] { return PackedRead(path, false, {.method = Method::kPread}); }},
+      {"packed, in order", [&] { return PackedRead(path, Order::kFile, {.direct = true}); }},
+      {"packed, shuffled groups", [&] { return PackedRead(path, Order::kGroups, {.direct = true}); }},
+      {"packed, shuffled records", [&] { return PackedRead(path, Order::kRecords, {.direct = true}); }},
+      {"packed, in order, page cache", [&] { return PackedRead(path, Order::kFile, {}); }},
+      {"packed, in order, pread", [&] { return PackedRead(path, Order::kFile, {.method = Method::kPread}); }},
   };
   DiskBenchResult result;
   std::vector<std::vector<double>> rates(ways.size());

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <system_error>
 
 #include <nlohmann/json.hpp>
@@ -45,7 +46,8 @@ class MakeVerb : public BundleVerb {
   }
   // Refuses what cannot be true.
   Status CheckAndKeep(const VerbContext& context, const Bundle& bundle, const Json& details) const {
-    TIDEPOOL_RETURN_IF_ERROR(ToStatus(profile::Check(bundle), bundle.manifest.name));
+    // All of them: there will be no bundle to check.
+    TIDEPOOL_RETURN_IF_ERROR(ToStatus(profile::Check(bundle), bundle.manifest.name, std::numeric_limits<int64_t>::max()));
     return Keep(context, bundle, details);
   }
   Status Keep(const VerbContext& context, const Bundle& bundle, const Json& details) const;

@@ -89,6 +89,19 @@ Status MeasureOptions::Validate() const {
   return InvalidArgument("{}", JoinText(faults, "\n"));
 }
 
+std::vector<std::string> MeasureOptions::Models() const {
+  std::vector<std::string> specs;
+  for (const std::string& part : models) {
+    // A spec has its first '=' behind a ':', a further option of the one before has not.
+    if (!specs.empty() && part.find('=') < part.find(':')) {
+      specs.back() += "," + part;
+    } else {
+      specs.push_back(part);
+    }
+  }
+  return specs;
+}
+
 std::vector<int64_t> MeasureOptions::Batches() const {
   std::vector<int64_t> values;
   for (const std::string& batch : batches) values.push_back(BatchOf(batch));
@@ -105,8 +118,7 @@ std::string ToJson(const MeasureOptions& options) {
   for (const OptionTable::Entry& entry : table.entries()) {
     if (entry.info.key != "measure.models") object[entry.info.key] = entry.get();
   }
-  // A spec may hold the separator of lists.
-  object["measure.models"] = options.models;
+  object["measure.models"] = options.Models();
   object["output"] = options.output;
   return object.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

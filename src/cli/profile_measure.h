@@ -16,7 +16,7 @@ namespace tidepool::cli {
 
 struct MeasureOptions {
   std::string device = "host";
-  std::vector<std::string> models;  // specs, "resnet18:image=64"
+  std::vector<std::string> models;  // specs, "resnet18:image=64", or parts of one, cut at its commas
   std::vector<std::string> batches = {"1", "2", "4", "8", "16", "32", "64"};
   std::vector<std::string> phases = {"forward", "step"};  // step: also backward and optimizer
   bool ops = true;                                        // the forward pass op by op as well
@@ -29,6 +29,8 @@ struct MeasureOptions {
   void Register(OptionTable* table);
   // Reports every fault at once.
   Status Validate() const;
+  // The specs, put together again: the option's lists are cut at commas, which specs have too.
+  std::vector<std::string> Models() const;
   // In ascending order. Validate has passed.
   std::vector<int64_t> Batches() const;
 };

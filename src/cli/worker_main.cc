@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "cli/profile_worker.h"
 #include "serve/worker.h"
 #include "train/train_worker.h"
 
@@ -14,6 +15,7 @@ constexpr char kHelp[] =
     "\n"
     "  tidepool-worker serve ...   the device worker of `tidepool serve` and `tidepool up`\n"
     "  tidepool-worker train ...   the trainer of `tidepool train`\n"
+    "  tidepool-worker profile ... the measurement of `tidepool profile`\n"
     "  tidepool-worker --version\n"
     "\n"
     "Try `tidepool serve --help` or `tidepool train --help`.\n";
@@ -22,6 +24,7 @@ int Dispatch(int argc, char** argv) {
   const char* verb = argc > 1 ? argv[1] : "";
   if (std::strcmp(verb, "serve") == 0) return tidepool::serve::RunServeWorkerMain(argc - 1, argv + 1);
   if (std::strcmp(verb, "train") == 0) return tidepool::train::RunTrainWorkerMain(argc - 1, argv + 1);
+  if (std::strcmp(verb, "profile") == 0) return tidepool::cli::RunProfileWorkerMain(argc - 1, argv + 1);
   if (std::strcmp(verb, "--version") == 0) {
     std::printf("tidepool-worker %s\n", TIDEPOOL_VERSION);
     return 0;
@@ -30,7 +33,7 @@ int Dispatch(int argc, char** argv) {
     std::fputs(kHelp, stdout);
     return 0;
   }
-  if (*verb != '\0') std::fprintf(stderr, "tidepool-worker: unknown command '%s'; allowed: serve, train, --version\n\n", verb);
+  if (*verb != '\0') std::fprintf(stderr, "tidepool-worker: unknown command '%s'; allowed: serve, train, profile, --version\n\n", verb);
   std::fputs(kHelp, stderr);
   return 2;
 }

@@ -1,7 +1,6 @@
 // Pictures of any container as samples: decoded, cropped, resized, normalised.
 #include <cstring>
 
-#include "base/units.h"
 #include "data/augment.h"
 #include "data/containers.h"
 #include "data/dataset.h"
@@ -10,9 +9,6 @@
 
 namespace tidepool::data {
 namespace {
-
-// A thread keeps its pixel buffer between pictures unless one was larger than this.
-constexpr size_t kKeptPixelBytes = 32 * kMiB;
 
 class ImageDataset : public Dataset {
  public:
@@ -50,7 +46,6 @@ class ImageDataset : public Dataset {
 
  private:
   Status Decode(std::span<const std::byte> jpeg, int64_t index, const ReadOptions& options, std::span<float> output) const {
-    thread_local Image image;
     thread_local CropResizer resizer;
     TIDEPOOL_ASSIGN_OR_RETURN(const JpegInfo info, ReadJpegInfo(jpeg));
     const Crop crop = options.augment ? RandomResizedCrop(info.width, info.height, options_.min_area, options.augment_key,
@@ -60,16 +55,9 @@ class ImageDataset : public Dataset {
                                 ? 1
                                 : ChooseScaleDenominator(crop.width, crop.height, options_.image_size, options_.image_size);
     const int width = ScaledSide(info.width, denominator), height = ScaledSide(info.height, denominator);
-    resizer.Plan(width, height, denominator, crop, options_.image_size);
-    PixelRect part = {.x = 0, .y = 0, .width = width, .height = height};
-    if (options_.decode == DecodeMode::kCrop) {
-      TIDEPOOL_ASSIGN_OR_RETURN(part, DecodeJpegPart(jpeg, info, denominator, resizer.needed(), &image));
-    } else {
-      TIDEPOOL_RETURN_IF_ERROR(DecodeJpeg(jpeg, info, denominator, &image));
-    }
-    resizer.Apply(image, part.x, part.y, normalisation_, output);
-    if (image.rgbx.capacity() > kKeptPixelBytes) image.rgbx = {};
-    return {};
+    resizer.Plan(width, height, denominator, crop, options_.image_size, normalisation_, output);
+    const Extraction extraction = options_.decode == DecodeMode::kCrop ? Extraction::kPart : Extraction::kWhole;
+    return DecodeJpegRows(jpeg, info, denominator, extraction, resizer.needed(), &resizer);
   }
 
   const std::shared_ptr<const RecordSource> source_;

@@ -126,19 +126,26 @@ bool StartCore(Decoder* decoder, bool cmyk, int denominator, bool whole, PixelRe
   return true;
 }
 
-bool RowsCore(Decoder* decoder, const PixelRect* part, unsigned char* pixels) {
+void CmykToRgb(uint8_t* row, int width) {
+  for (uint8_t* pixel = row; pixel < row + 4 * width; pixel += 4) {
+    for (int c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>((pixel[c] * pixel[3] + 127) / 255);
+  }
+}
+
+// The sink's functions call nothing of libjpeg, so that no longjmp passes over them.
+bool RowsCore(Decoder* decoder, const PixelRect* part, bool cmyk, RowSink* sink) {
   if (setjmp(decoder->errors.jump) != 0) return false;
   jpeg_decompress_struct* codec = &decoder->codec;
   if (part->y > 0) jpeg_skip_scanlines(codec, static_cast<JDIMENSION>(part->y));
   const JDIMENSION end = static_cast<JDIMENSION>(part->y + part->height);
   while (codec->output_scanline < end) {
-    JSAMPROW rows[8];
-    const JDIMENSION count = std::min<JDIMENSION>(8, end - codec->output_scanline);
-    for (JDIMENSION i = 0; i < count; ++i) {
-      rows[i] =
-          pixels + (size_t{codec->output_scanline} + i - static_cast<size_t>(part->y)) * static_cast<size_t>(part->width) * 4;
-    }
-    if (jpeg_read_scanlines(codec, rows, count) == 0) return false;
+    JSAMPROW rows[RowSink::kMostRows];
+    const JDIMENSION first = codec->output_scanline, asked = std::min<JDIMENSION>(RowSink::kMostRows, end - first);
+    for (JDIMENSION i = 0; i < asked; ++i) rows[i] = sink->Row(static_cast<int>(first + i));
+    const JDIMENSION got = jpeg_read_scanlines(codec, rows, asked);
+    if (got == 0) return false;
+    for (JDIMENSION i = 0; cmyk && i < got; ++i) CmykToRgb(rows[i], part->width);
+    sink->Done(static_cast<int>(first + got));
   }
   if (end == codec->output_height) {
     jpeg_finish_decompress(codec);
@@ -159,13 +166,6 @@ bool HasEnd(std::span<const std::byte> jpeg) {
   return false;
 }
 
-void CmykToRgb(std::vector<uint8_t>* pixels) {
-  for (size_t i = 0; i + 3 < pixels->size(); i += 4) {
-    uint8_t* pixel = pixels->data() + i;
-    for (int c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>((pixel[c] * pixel[3] + 127) / 255);
-  }
-}
-
 tjhandle Compressor() {
   struct Deleter {
     void operator()(void* handle) const { tjDestroy(handle); }
@@ -174,21 +174,23 @@ tjhandle Compressor() {
   return handle.get();
 }
 
-StatusOr<PixelRect> Decode(std::span<const std::byte> jpeg, const JpegInfo& info, int denominator, bool whole, PixelRect part,
-                           Image* image) {
-  std::unique_ptr<Decoder>& decoder = TheDecoder();
-  if (decoder == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
-  const auto damaged = [&decoder] { return Discard(&decoder, DataLoss("damaged JPEG data: {}", decoder->errors.text)); };
-  if (decoder->header != info.header && !HeaderCore(decoder.get(), Bytes(jpeg), jpeg.size())) return damaged();
-  decoder->header = 0;
-  if (!StartCore(decoder.get(), info.cmyk, denominator, whole, &part)) return damaged();
-  image->width = part.width;
-  image->height = part.height;
-  image->rgbx.resize(size_t{4} * part.width * part.height + kPixelPadding);
-  if (!RowsCore(decoder.get(), &part, image->rgbx.data()) || decoder->errors.damaged) return damaged();
-  if (info.cmyk) CmykToRgb(&image->rgbx);
-  return part;
-}
+// Into an Image.
+class ImageSink : public RowSink {
+ public:
+  explicit ImageSink(Image* image) : image_(*image) {}
+  void Begin(const PixelRect& part) override {
+    top_ = part.y;
+    image_.width = part.width;
+    image_.height = part.height;
+    image_.rgbx.resize(size_t{4} * part.width * part.height + kPixelPadding);
+  }
+  uint8_t* Row(int y) override { return image_.rgbx.data() + size_t{4} * image_.width * (y - top_); }
+  void Done(int) override {}
+
+ private:
+  Image& image_;
+  int top_ = 0;
+};
 
 }  // namespace
 
@@ -220,19 +222,32 @@ int ChooseScaleDenominator(double crop_width, double crop_height, int width, int
   return 1;
 }
 
-Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image) {
-  return Decode(jpeg, info, scale_denominator, /*whole=*/true, {}, image).status();
-}
-
-StatusOr<PixelRect> DecodeJpegPart(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator,
-                                   const PixelRect& part, Image* image) {
+Status DecodeJpegRows(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Extraction extraction,
+                      const PixelRect& wanted, RowSink* sink) {
   const int width = ScaledSide(info.width, scale_denominator), height = ScaledSide(info.height, scale_denominator);
+  PixelRect part = wanted;
   if (part.x < 0 || part.y < 0 || part.width < 1 || part.height < 1 || part.x > width - part.width ||
       part.y > height - part.height) {
     return InvalidArgument("part {} x {} at ({}, {}) of a picture of {} x {}", part.width, part.height, part.x, part.y, width,
                            height);
   }
-  return Decode(jpeg, info, scale_denominator, /*whole=*/!HasEnd(jpeg), part, image);
+  std::unique_ptr<Decoder>& decoder = TheDecoder();
+  if (decoder == nullptr) return ResourceExhausted("no memory for a JPEG decoder");
+  const auto damaged = [&decoder] { return Discard(&decoder, DataLoss("damaged JPEG data: {}", decoder->errors.text)); };
+  if (decoder->header != info.header && !HeaderCore(decoder.get(), Bytes(jpeg), jpeg.size())) return damaged();
+  decoder->header = 0;
+  const bool whole = extraction == Extraction::kWhole || !HasEnd(jpeg);
+  if (!StartCore(decoder.get(), info.cmyk, scale_denominator, whole, &part)) return damaged();
+  sink->Begin(part);
+  if (!RowsCore(decoder.get(), &part, info.cmyk, sink) || decoder->errors.damaged) return damaged();
+  return {};
+}
+
+Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image) {
+  ImageSink sink(image);
+  const PixelRect all = {.width = ScaledSide(info.width, scale_denominator),
+                         .height = ScaledSide(info.height, scale_denominator)};
+  return DecodeJpegRows(jpeg, info, scale_denominator, Extraction::kWhole, all, &sink);
 }
 
 StatusOr<std::string> EncodeJpeg(std::span<const uint8_t> rgb, int width, int height, int quality) {

@@ -53,11 +53,27 @@ int ChooseScaleDenominator(double crop_width, double crop_height, int width, int
 // Decodes at 1/scale_denominator (1, 2, 4 or 8) into `image`, whose storage is reused.
 Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image);
 
-// Decodes what covers `part` of the picture at 1/scale_denominator, and returns which part that is: `image` holds its pixels,
-// which are those that DecodeJpeg gives. Rows above are only parsed, and rows below are not looked at: damage there is not seen,
-// except that a file without its end marker is decoded as a whole.
-StatusOr<PixelRect> DecodeJpegPart(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator,
-                                   const PixelRect& part, Image* image);
+// Takes a picture row by row, so that it need not lie in memory as a whole. Calls come from the thread that decodes.
+class RowSink {
+ public:
+  virtual ~RowSink() = default;
+  // The part of the picture (at its scale) that will come. Rows have part.width pixels of four bytes: R, G, B, unused.
+  virtual void Begin(const PixelRect& part) = 0;
+  // Where row `y` of the picture is to be written; at most kMostRows are asked for before Done.
+  static constexpr int kMostRows = 8;
+  virtual uint8_t* Row(int y) = 0;
+  // All rows before `end` are written. What was written is not touched again.
+  virtual void Done(int end) = 0;
+};
+
+// Which rows and columns are decoded. The pixels are the same; kPart parses the rows above and does not look at those below, so
+// that damage there is not seen, except that a file without its end marker is decoded as a whole.
+enum class Extraction : uint8_t { kWhole, kPart };
+
+// Decodes what covers `wanted` of the picture at 1/scale_denominator, or all of it, into `sink`. After an error it has seen some
+// rows.
+Status DecodeJpegRows(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Extraction extraction,
+                      const PixelRect& wanted, RowSink* sink);
 
 // Encodes rows of R, G, B bytes with 4:2:0 chroma. quality 1 ... 100. The same input gives the same bytes.
 StatusOr<std::string> EncodeJpeg(std::span<const uint8_t> rgb, int width, int height, int quality);

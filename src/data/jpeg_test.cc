@@ -177,6 +177,28 @@ std::vector<uint8_t> Noisy(int width, int height) {
   return rgb;
 }
 
+// Keeps the part that comes, and checks that rows come in order and are all asked for.
+class PartSink : public RowSink {
+ public:
+  void Begin(const PixelRect& begun) override {
+    part = begun;
+    pixels.assign(size_t{4} * begun.width * begun.height, 0);
+    next = begun.y;
+  }
+  uint8_t* Row(int y) override {
+    EXPECT_GE(y, next);
+    EXPECT_LT(y, next + kMostRows);
+    return pixels.data() + size_t{4} * part.width * (y - part.y);
+  }
+  void Done(int end) override {
+    EXPECT_GT(end, next);
+    next = end;
+  }
+  PixelRect part;
+  std::vector<uint8_t> pixels;
+  int next = 0;
+};
+
 TEST(Jpeg, DecodesAPartToTheSamePixelsAsTheWhole) {
   const int width = 203, height = 157;
   const std::vector<uint8_t> rgb = Noisy(width, height);
@@ -191,7 +213,8 @@ TEST(Jpeg, DecodesAPartToTheSamePixelsAsTheWhole) {
                         {&rgb, TJPF_RGB, TJSAMP_411, 0},    {&rgb, TJPF_RGB, TJSAMP_420, TJFLAG_PROGRESSIVE},
                         {&grey, TJPF_GRAY, TJSAMP_GRAY, 0}, {&cmyk, TJPF_CMYK, TJSAMP_420, 0}};
   std::mt19937 random(17);
-  Image whole, part;
+  Image whole;
+  PartSink part;
   for (const Kind& kind : kinds) {
     const std::string jpeg = EncodeWith(*kind.pixels, width, height, kind.format, kind.subsampling, kind.flags);
     for (int round = 0; round < 120; ++round) {
@@ -203,17 +226,19 @@ TEST(Jpeg, DecodesAPartToTheSamePixelsAsTheWhole) {
       wanted.x = static_cast<int>(random() % (w - wanted.width + 1));
       wanted.y = static_cast<int>(random() % (h - wanted.height + 1));
       ASSERT_TRUE(DecodeJpeg(AsBytes(jpeg), ReadJpegInfo(AsBytes(jpeg)).value(), denominator, &whole).ok());
-      const auto got = DecodeJpegPart(AsBytes(jpeg), ReadJpegInfo(AsBytes(jpeg)).value(), denominator, wanted, &part);
-      ASSERT_TRUE(got.ok()) << ToString(got.status());
+      const Status decoded =
+          DecodeJpegRows(AsBytes(jpeg), ReadJpegInfo(AsBytes(jpeg)).value(), denominator, Extraction::kPart, wanted, &part);
+      ASSERT_TRUE(decoded.ok()) << ToString(decoded);
+      const PixelRect* const got = &part.part;
+      ASSERT_EQ(part.next, got->y + got->height);
       ASSERT_LE(got->x, wanted.x);
       ASSERT_LE(got->y, wanted.y);
       ASSERT_GE(got->x + got->width, wanted.x + wanted.width);
       ASSERT_GE(got->y + got->height, wanted.y + wanted.height);
-      ASSERT_EQ(part.rgbx.size(), size_t(got->width) * got->height * 4 + kPixelPadding);
       for (int y = wanted.y; y < wanted.y + wanted.height; ++y) {
         for (int x = wanted.x; x < wanted.x + wanted.width; ++x) {
           for (int c = 0; c < 3; ++c) {
-            ASSERT_EQ(part.rgbx[4 * ((y - got->y) * got->width + x - got->x) + c], whole.rgbx[4 * (y * w + x) + c])
+            ASSERT_EQ(part.pixels[4 * ((y - got->y) * got->width + x - got->x) + c], whole.rgbx[4 * (y * w + x) + c])
                 << "subsampling " << kind.subsampling << " flags " << kind.flags << " 1/" << denominator << " pixel " << x << ", "
                 << y << " of part " << wanted.x << ", " << wanted.y << " + " << wanted.width << " x " << wanted.height;
           }
@@ -225,10 +250,10 @@ TEST(Jpeg, DecodesAPartToTheSamePixelsAsTheWhole) {
 
 TEST(Jpeg, SeesDamageAboveAPartAndAMissingEndButNotDamageBelow) {
   const std::string jpeg = EncodeWith(Noisy(160, 160), 160, 160, TJPF_RGB, TJSAMP_420);
-  Image image;
+  PartSink sink;
   const auto decode = [&](const std::string& bytes, const PixelRect& part) {
     const auto info = ReadJpegInfo(AsBytes(bytes));
-    return info.ok() ? DecodeJpegPart(AsBytes(bytes), *info, 1, part, &image).status() : info.status();
+    return info.ok() ? DecodeJpegRows(AsBytes(bytes), *info, 1, Extraction::kPart, part, &sink) : info.status();
   };
   const PixelRect upper = {.x = 32, .y = 16, .width = 32, .height = 32}, lower = {.x = 32, .y = 120, .width = 32, .height = 32};
   // A marker within the data ends it: everything behind is missing.
@@ -245,10 +270,12 @@ TEST(Jpeg, SeesDamageAboveAPartAndAMissingEndButNotDamageBelow) {
 TEST(Jpeg, RefusesAPartOutsideOfThePicture) {
   const std::string jpeg = Encoded(32, 32);
   const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
-  Image image;
-  EXPECT_THAT(MessageOf(DecodeJpegPart(AsBytes(jpeg), info, 2, {.x = 10, .y = 0, .width = 7, .height = 1}, &image).status()),
-              HasSubstr("part 7 x 1 at (10, 0) of a picture of 16 x 16"));
-  EXPECT_FALSE(DecodeJpegPart(AsBytes(jpeg), info, 1, {.x = 0, .y = 0, .width = 0, .height = 1}, &image).ok());
+  PartSink sink;
+  const auto decode = [&](int denominator, const PixelRect& part) {
+    return MessageOf(DecodeJpegRows(AsBytes(jpeg), info, denominator, Extraction::kPart, part, &sink));
+  };
+  EXPECT_THAT(decode(2, {.x = 10, .y = 0, .width = 7, .height = 1}), HasSubstr("part 7 x 1 at (10, 0) of a picture of 16 x 16"));
+  EXPECT_THAT(decode(1, {.x = 0, .y = 0, .width = 0, .height = 1}), HasSubstr("part 0 x 1"));
 }
 
 TEST(Jpeg, DecodesTheRightFileWhenHeadersAndPicturesAreReadInAnotherOrder) {

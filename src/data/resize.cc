@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -19,6 +20,12 @@ constexpr int kRowBits = 6;
 constexpr float kToPixel = 1.0f / (1 << (kWeightBits + kRowBits));
 constexpr int32_t kHalf = 1 << (kWeightBits - kRowBits - 1);
 
+// Inline, where the library's function would be called; `value` fits an int.
+int CeilToInt(double value) {
+  const int below = static_cast<int>(value);
+  return below + (value > below ? 1 : 0);
+}
+
 // `start` and `length` are the crop along this axis in source samples, `limit` the number of source samples. The last tap of an
 // axis may lie one sample behind the source, with weight zero.
 void BuildAxis(double start, double length, int limit, int outputs, std::vector<double>* exact, FilterAxis* axis) {
@@ -31,7 +38,7 @@ void BuildAxis(double start, double length, int limit, int outputs, std::vector<
   exact->resize(used);
   for (int i = 0; i < outputs; ++i) {
     const double centre = start + (i + 0.5) * step;
-    const int first = std::clamp(static_cast<int>(std::ceil(centre - support - 0.5)), 0, limit - used);
+    const int first = std::clamp(CeilToInt(centre - support - 0.5), 0, limit - used);
     double sum = 0;
     for (int t = 0; t < used; ++t) {
       (*exact)[t] = std::max(0.0, 1.0 - std::abs(first + t + 0.5 - centre) / support);
@@ -41,7 +48,7 @@ void BuildAxis(double start, double length, int limit, int outputs, std::vector<
     int left = 1 << kWeightBits;
     int largest = 0;
     for (int t = 0; t < used; ++t) {
-      weights[t] = static_cast<int16_t>(std::floor((*exact)[t] / sum * (1 << kWeightBits) + 0.5));
+      weights[t] = static_cast<int16_t>((*exact)[t] / sum * (1 << kWeightBits) + 0.5);  // not negative: rounds to the nearest
       left -= weights[t];
       if (weights[t] > weights[largest]) largest = t;
     }
@@ -155,10 +162,45 @@ TIDEPOOL_AVX2 void BlendRow(const Band& band, const uint8_t* const* sources, con
   if (i < band.count) BlendSse2(band, sources, weights, i, out);
 }
 
+// Up to four taps: a weight is 64 * high + low, with low in [-32, 31], so that products of bytes fit 16 bits, and so do their
+// sums: at most 4 * 32 * 255 for the low parts and 65 * 255 for the high ones. (sum + half) >> 6 == high sum + ((low sum + half)
+// >> 6).
+template <int kTaps>
+TIDEPOOL_AVX2 void BlendBytes(const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
+  static_assert(kTaps <= 4 && kWeightBits - kRowBits == 6);
+  __m256i high[kTaps / 2], low[kTaps / 2];
+  for (int t = 0; t < kTaps; t += 2) {
+    const int high0 = (weights[t] + 32) >> 6, high1 = (weights[t + 1] + 32) >> 6;
+    const int low0 = weights[t] - 64 * high0, low1 = weights[t + 1] - 64 * high1;
+    high[t / 2] = _mm256_set1_epi16(static_cast<int16_t>((high1 & 0xff) << 8 | (high0 & 0xff)));
+    low[t / 2] = _mm256_set1_epi16(static_cast<int16_t>((low1 & 0xff) << 8 | (low0 & 0xff)));
+  }
+  int i = 0;
+  for (; i + 32 <= band.count; i += 32) {
+    __m256i high_first = _mm256_setzero_si256(), high_second = high_first;
+    __m256i low_first = _mm256_set1_epi16(kHalf), low_second = low_first;
+    for (int t = 0; t < kTaps; t += 2) {
+      const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sources[t] + i));
+      const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sources[t + 1] + i));
+      const __m256i first = _mm256_unpacklo_epi8(a, b), second = _mm256_unpackhi_epi8(a, b);
+      high_first = _mm256_add_epi16(high_first, _mm256_maddubs_epi16(first, high[t / 2]));
+      high_second = _mm256_add_epi16(high_second, _mm256_maddubs_epi16(second, high[t / 2]));
+      low_first = _mm256_add_epi16(low_first, _mm256_maddubs_epi16(first, low[t / 2]));
+      low_second = _mm256_add_epi16(low_second, _mm256_maddubs_epi16(second, low[t / 2]));
+    }
+    // Bytes 0 to 7 and 16 to 23 are in `first`, the others in `second`.
+    const __m256i first = _mm256_add_epi16(high_first, _mm256_srai_epi16(low_first, 6));
+    const __m256i second = _mm256_add_epi16(high_second, _mm256_srai_epi16(low_second, 6));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permute2x128_si256(first, second, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i + 16), _mm256_permute2x128_si256(first, second, 0x31));
+  }
+  if (i < band.count) BlendSse2(band, sources, weights, i, out);
+}
+
 void BlendAvx2(const Band& band, const uint8_t* const* sources, const int16_t* weights, int16_t* out) {
   switch (band.row_taps) {
-    case 2: return BlendRow<2>(band, sources, weights, out);
-    case 4: return BlendRow<4>(band, sources, weights, out);
+    case 2: return BlendBytes<2>(band, sources, weights, out);
+    case 4: return BlendBytes<4>(band, sources, weights, out);
     case 6: return BlendRow<6>(band, sources, weights, out);
     default: return BlendRow<0>(band, sources, weights, out);
   }
@@ -279,9 +321,15 @@ std::atomic<int> forced_level{-1};
 
 void internal::ForceResizeLevel(int level) { forced_level = level; }
 
-void CropResizer::Plan(int width, int height, int denominator, const Crop& crop, int size) {
+void CropResizer::Plan(int width, int height, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
+                       std::span<float> output) {
   size_ = size;
   flip_ = crop.flip;
+  output_ = output;
+  for (int c = 0; c < 3; ++c) {
+    scale_[c] = normalisation.scale[c] * kToPixel;
+    bias_[c] = normalisation.bias[c];
+  }
   BuildAxis(crop.x / denominator, crop.width / denominator, width, size, &exact_, &columns_);
   BuildAxis(crop.y / denominator, crop.height / denominator, height, size, &exact_, &rows_);
   needed_.x = columns_.first.front();
@@ -290,51 +338,63 @@ void CropResizer::Plan(int width, int height, int denominator, const Crop& crop,
   needed_.height = std::min(rows_.first.back() + rows_.taps, height) - needed_.y;
 }
 
-void CropResizer::Apply(const Image& image, int left, int top, const Normalisation& normalisation, std::span<float> output) {
-  float scale[4] = {0, 0, 0, 0}, bias[4] = {0, 0, 0, 0};
-  for (int c = 0; c < 3; ++c) {
-    scale[c] = normalisation.scale[c] * kToPixel;
-    bias[c] = normalisation.bias[c];
-  }
+void CropResizer::Begin(const PixelRect& part) {
+  const int forced = forced_level.load(std::memory_order_relaxed);
+  static const int best = BestLevel();
+  level_ = forced < 0 ? best : std::min(forced, best);
+  left_ = part.x;
+  last_row_ = part.y + part.height - 1;
+  next_ = 0;
+  // The rows that two rows of output need at once, and those that may be asked for before the first of them is done.
+  int span = 0;
+  for (int y = 0; y < size_; ++y) span = std::max(span, rows_.first[std::min(y + 1, size_ - 1)] + rows_.taps - rows_.first[y]);
+  const auto ring_rows = std::bit_ceil(static_cast<unsigned>(span + kMostRows));
+  ring_mask_ = static_cast<int>(ring_rows) - 1;
+  stride_ = size_t(part.width) * 4 + kPixelPadding;
+  ring_.resize(ring_rows * stride_);
+}
+
+// Makes the rows of output whose source rows have come.
+void CropResizer::Done(int end) {
   // Only the columns that some output needs are blended, rounded up to pairs of pixels. At most two of them lie behind the row's
-  // end, in the next row or in the padding; their weight is zero.
+  // end, in the padding; their weight is zero.
   const int column_count = (columns_.first.back() + columns_.taps - needed_.x + 1) / 2 * 2;
-  Band band = {.columns = &columns_,
-               .row_taps = rows_.taps,
-               .count = column_count * 4,
-               .first_column = needed_.x,
-               .flip = flip_,
-               .scale = scale,
-               .bias = bias,
-               .size = size_,
-               .plane = size_t(size_) * size_};
+  const Band band = {.columns = &columns_,
+                     .row_taps = rows_.taps,
+                     .count = column_count * 4,
+                     .first_column = needed_.x,
+                     .flip = flip_,
+                     .scale = scale_,
+                     .bias = bias_,
+                     .size = size_,
+                     .plane = size_t(size_) * size_};
   const size_t row_size = size_t(column_count) * 4 + 16;
   blended_.resize(2 * row_size);
   sources_.resize(rows_.taps);
-  const size_t stride = size_t(image.width) * 4;
-  const uint8_t* const pixels = image.rgbx.data() + size_t(needed_.x - left) * 4;
-  const int forced = forced_level.load(std::memory_order_relaxed);
-  static const int best = BestLevel();
-  const int level = forced < 0 ? best : std::min(forced, best);
-
-  for (int y = 0; y < size_; y += 2) {
-    const int rows = std::min(2, size_ - y);
-    int16_t* const blended[2] = {blended_.data(), blended_.data() + row_size};
+  int16_t* const blended[2] = {blended_.data(), blended_.data() + row_size};
+  while (next_ < size_) {
+    const int rows = std::min(2, size_ - next_);
+    if (std::min(rows_.first[next_ + rows - 1] + rows_.taps - 1, last_row_) >= end) return;
     for (int r = 0; r < rows; ++r) {
       for (int t = 0; t < rows_.taps; ++t) {
-        sources_[t] = pixels + std::min(rows_.first[y + r] + t - top, image.height - 1) * stride;
+        sources_[t] = Row(std::min(rows_.first[next_ + r] + t, last_row_)) + size_t(needed_.x - left_) * 4;
       }
-      Blend(level, band, sources_.data(), rows_.weights.data() + size_t(y + r) * rows_.taps, blended[r]);
+      Blend(level_, band, sources_.data(), rows_.weights.data() + size_t(next_ + r) * rows_.taps, blended[r]);
     }
-    Sum(level, band, rows, blended, output.data() + size_t(y) * size_);
+    Sum(level_, band, rows, blended, output_.data() + size_t(next_) * size_);
+    next_ += rows;
   }
 }
 
 void CropToTensor(const Image& image, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
                   std::span<float> output) {
   thread_local CropResizer resizer;
-  resizer.Plan(image.width, image.height, denominator, crop, size);
-  resizer.Apply(image, 0, 0, normalisation, output);
+  resizer.Plan(image.width, image.height, denominator, crop, size, normalisation, output);
+  resizer.Begin({.x = 0, .y = 0, .width = image.width, .height = image.height});
+  for (int y = 0; y < image.height; ++y) {
+    std::memcpy(resizer.Row(y), image.rgbx.data() + size_t(y) * image.width * 4, size_t(image.width) * 4);
+    resizer.Done(y + 1);
+  }
 }
 
 }  // namespace tidepool::data

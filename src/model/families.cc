@@ -11,7 +11,8 @@ namespace tidepool::model {
 namespace {
 
 const std::vector<const Family*>& Registry() {
-  static const auto* const kFamilies = new std::vector<const Family*>{&ResNetFamily(), &Gpt2Family(), &BertFamily()};
+  static const auto* const kFamilies =
+      new std::vector<const Family*>{&ResNetFamily(), &Gpt2Family(), &BertFamily(), &T5Family(), &WideResNetFamily()};
   return *kFamilies;
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <set>
 
@@ -20,7 +21,7 @@ Graph Build(std::string_view spec) {
 }
 
 TEST(Families, EveryPresetAndFamilyBuildsAValidGraph) {
-  ASSERT_EQ(Families().size(), 3u);
+  ASSERT_EQ(Families().size(), 5u);
   for (const FamilyInfo& family : Families()) {
     EXPECT_TRUE(Validate(Build(family.name)).ok());
     for (const std::string& preset : family.presets) {
@@ -94,6 +95,35 @@ TEST(Families, BuildTheSmallStemWithoutPooling) {
   for (const Op& op : graph.ops) EXPECT_NE(op.kind, "max_pool2d");
   EXPECT_EQ(graph.values[graph.outputs[0]].name, "logits");
   EXPECT_EQ(graph.values[graph.outputs[0]].shape, (Shape{kBatchDim, 10}));
+}
+
+TEST(Families, LetTheDecoderOfT5AttendToTheEncoder) {
+  const Graph graph = Build("t5:layers=2,width=32,heads=4,channels=16,vocab=100,sequence=24,target=8,dropout=0");
+  ASSERT_EQ(graph.inputs.size(), 2u);
+  EXPECT_EQ(graph.values[graph.outputs[0]].shape, (Shape{kBatchDim, 8, 100}));
+  EXPECT_EQ(graph.params[*graph.FindParam("encoder.0.attn.qkv.weight")].shape, (Shape{3 * 64, 32}));
+  EXPECT_EQ(graph.params[*graph.FindParam("decoder.1.cross.k.weight")].shape, (Shape{64, 32}));
+  int shared = 0;
+  const ParamId words = *graph.FindParam("shared.weight");
+  for (const Op& op : graph.ops) {
+    shared += std::find(op.params.begin(), op.params.end(), words) != op.params.end();
+    if (op.name == "decoder.0.cross") {
+      // Copies of queries, keys and values, the probabilities of 8 x 24 pairs, and the result, which the projection after it
+      // keeps.
+      EXPECT_EQ(op.activation_bytes_per_sample, 4 * (8 * 64 + 2 * 24 * 64 + 4 * 8 * 24 + 8 * 64));
+    }
+  }
+  EXPECT_EQ(shared, 3) << "both embeddings and the head";
+  EXPECT_EQ(DefaultLoss(graph), LossKind::kNextTokenCrossEntropy);
+}
+
+TEST(Families, WidenTheMiddleOfAWideResNetsBlocks) {
+  const Graph graph = Build("wresnet:channels=8,widen=4,image=64,classes=10");
+  EXPECT_EQ(graph.params[*graph.FindParam("layer2.0.conv1.weight")].shape, (Shape{16, 32, 1, 1}));
+  EXPECT_EQ(graph.params[*graph.FindParam("layer2.0.conv2.weight")].shape, (Shape{64, 16, 3, 3}));
+  EXPECT_EQ(graph.params[*graph.FindParam("layer2.0.conv3.weight")].shape, (Shape{64, 64, 1, 1}));
+  // Bottlenecks of width 1 are those of ResNet-50.
+  EXPECT_EQ(Build("wresnet:channels=64,widen=1").trainable_parameters(), Build("resnet50").trainable_parameters());
 }
 
 TEST(Families, GiveBertItsOutputsByClasses) {
@@ -204,6 +234,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Refusal{"gpt2:context=8,sequence=9", "'sequence' of gpt2 is 9; allowed: at most the context, 8"},
                       Refusal{"gpt2:dropout=1", "'dropout' of gpt2 is '1'; allowed: a number from 0"},
                       Refusal{"gpt2:dropout=nan", "allowed: a number from 0"}, Refusal{"bert:heads=5", "'heads' of bert is 5"},
+                      Refusal{"t5:heads=7", "'heads' of t5 is 7; allowed: a divisor of the width, 512, or any with channels"},
+                      Refusal{"wresnet:depth=18", "'depth' of wresnet is '18'; allowed: 50, 101"},
                       Refusal{"bert:sequence=513", "allowed: at most the context, 512"}));
 
 }  // namespace

@@ -34,6 +34,8 @@ struct Family {
 const Family& ResNetFamily();
 const Family& Gpt2Family();
 const Family& BertFamily();
+const Family& T5Family();
+const Family& WideResNetFamily();
 
 // Values of a resolved spec.
 int64_t IntegerOf(const Spec& spec, const std::string& option);

@@ -333,7 +333,7 @@ StatusOr<ParamId> Graph::FindParam(std::string_view name) const {
 Status Validate(const Graph& graph) { return Validator(graph).Run(); }
 
 LossKind DefaultLoss(const Graph& graph) {
-  return graph.family == "gpt2" ? LossKind::kNextTokenCrossEntropy : LossKind::kCrossEntropy;
+  return graph.family == "gpt2" || graph.family == "t5" ? LossKind::kNextTokenCrossEntropy : LossKind::kCrossEntropy;
 }
 
 }  // namespace tidepool::model

@@ -241,18 +241,22 @@ ValueId GraphBuilder::Attention(const std::string& name, const std::vector<Value
   const int64_t width = qkv.size() == 1 ? in[2] / 3 : in[2];
   const int64_t head_width = width / options.heads;
   in.back() = width;
+  const int64_t keys_time = qkv.size() == 1 ? time : shape(qkv[1])[1];
+  TIDEPOOL_CHECK(!options.causal || keys_time == time, "causal attention '{}' over another sequence", name);
   const Shape heads{kBatchDim, options.heads, time, head_width};
-  const Shape square{kBatchDim, options.heads, time, time};
+  const Shape square{kBatchDim, options.heads, time, keys_time};
 
   BeginOp(name, "attention", PartitionAxis::kHead);
   std::vector<ValueId> parts = qkv;
   if (qkv.size() == 1) parts = CallList("aten::split.Tensor", {V(qkv[0]), I(width), I(2)}, {in, in, in});
   for (ValueId& part : parts) {
-    const Shape split{kBatchDim, time, options.heads, head_width};
+    const int64_t length = shape(part)[1];
+    const Shape split{kBatchDim, length, options.heads, head_width};
     part = Call("aten::view", {V(part), Ints(split)}, split);
-    part = Call("aten::transpose.int", {V(part), I(1), I(2)}, heads);
+    part = Call("aten::transpose.int", {V(part), I(1), I(2)}, {kBatchDim, options.heads, length, head_width});
   }
-  const ValueId keys = Call("aten::transpose.int", {V(parts[1]), I(-1), I(-2)}, {kBatchDim, options.heads, head_width, time});
+  const ValueId keys =
+      Call("aten::transpose.int", {V(parts[1]), I(-1), I(-2)}, {kBatchDim, options.heads, head_width, keys_time});
   ValueId scores = Call("aten::matmul", {V(parts[0]), V(keys)}, square);
   scores = Call("aten::div.Scalar", {V(scores), Arg(std::sqrt(static_cast<double>(head_width)))}, square);
   if (options.causal) {
@@ -262,8 +266,8 @@ ValueId GraphBuilder::Attention(const std::string& name, const std::vector<Value
     scores = Call("aten::masked_fill.Scalar", {V(scores), V(future), Arg(kMasked)}, square);
   }
   if (options.mask != kNoValue) {
-    ValueId hidden = Call("aten::eq.Scalar", {V(options.mask), I(0)}, {kBatchDim, time}, DType::kBool);
-    hidden = Call("aten::view", {V(hidden), Ints{-1, 1, 1, time}}, {kBatchDim, 1, 1, time}, DType::kBool);
+    ValueId hidden = Call("aten::eq.Scalar", {V(options.mask), I(0)}, {kBatchDim, keys_time}, DType::kBool);
+    hidden = Call("aten::view", {V(hidden), Ints{-1, 1, 1, keys_time}}, {kBatchDim, 1, 1, keys_time}, DType::kBool);
     scores = Call("aten::masked_fill.Scalar", {V(scores), V(hidden), Arg(kMasked)}, square);
   }
   ValueId weights = Call("aten::softmax.int", {V(scores), I(-1), kNone}, square);

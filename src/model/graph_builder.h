@@ -66,7 +66,8 @@ class GraphBuilder {
     ValueId mask = kNoValue;  // int64 [B, T]: positions with 0 are not attended to
     double dropout = 0;
   };
-  // Scaled dot-product attention: `qkv` is one value [B, T, 3W] or three of [B, T, W]; the result is [B, T, W].
+  // Scaled dot-product attention: `qkv` is one value [B, T, 3W] or three: [B, T, W], and keys and values of [B, S, W] each (S = T
+  // if `causal`; `mask` is [B, S] then). The result is [B, T, W].
   ValueId Attention(const std::string& name, const std::vector<ValueId>& qkv, const AttentionOptions& options);
 
   // --- Ops that the methods above do not cover ---

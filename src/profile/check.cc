@@ -31,6 +31,8 @@ constexpr int64_t kLargeBatch = 32;
 constexpr double kMislabelledShare = 0.25;
 constexpr double kOutlierShare = 0.1;
 
+constexpr char kWhole[] = "bundle";  // where a finding is that is not of one row
+
 double RateOf(const std::map<LinkKind, double>& rates, LinkKind kind) {
   const auto found = rates.find(kind);
   return found == rates.end() ? 0 : found->second;
@@ -51,6 +53,7 @@ class Checker {
     CheckLinks();
     CheckCollectives();
     CheckDuplicates();
+    std::stable_partition(findings_.begin(), findings_.end(), [](const Finding& finding) { return finding.where == kWhole; });
     return std::move(findings_);
   }
 
@@ -64,18 +67,17 @@ class Checker {
 
   void CheckManifest() {
     const Manifest& manifest = bundle_.manifest;
-    if (manifest.measured && manifest.source.empty())
-      Fault("source", "manifest", "measured times name no source; allowed: a text");
+    if (manifest.measured && manifest.source.empty()) Fault("source", kWhole, "measured times name no source; allowed: a text");
     const std::string& date = manifest.date;
     bool good = date.empty() || (date.size() == 10 && date[4] == '-' && date[7] == '-');
     for (size_t i = 0; i < date.size() && good; ++i) good = i == 4 || i == 7 || (date[i] >= '0' && date[i] <= '9');
-    if (!good) Fault("date", "manifest", fmt::format("date is '{}'; allowed: YYYY-MM-DD", date));
-    if (manifest.measured && date.empty()) Note("date", "manifest", "the date of the measurement is not given");
-    if (hardware_.peak_flops.empty()) Note("flops", "manifest", "no peak rate is given: FLOP rates are not checked");
-    if (hardware_.memory_bytes == 0) Note("memory", "manifest", "memory_bytes is 0: sizes are not checked");
+    if (!good) Fault("date", kWhole, fmt::format("date is '{}'; allowed: YYYY-MM-DD", date));
+    if (manifest.measured && date.empty()) Note("date", kWhole, "the date of the measurement is not given");
+    if (hardware_.peak_flops.empty()) Note("flops", kWhole, "no peak rate is given: FLOP rates are not checked");
+    if (hardware_.memory_bytes == 0) Note("memory", kWhole, "memory_bytes is 0: sizes are not checked");
     int64_t unstated = 0;
     for (const OpRow& row : bundle_.ops) unstated += row.repeats == 0;
-    if (unstated > 0) Note("repeats", "ops", fmt::format("{} rows do not say how often they were measured", unstated));
+    if (unstated > 0) Note("repeats", kWhole, fmt::format("{} rows do not say how often they were measured", unstated));
   }
 
   // 0: not stated.
@@ -131,13 +133,13 @@ class Checker {
         const auto left = static_cast<double>(std::count_if(rates_.begin(), rates_.end(), too_fast));
         if (left <= kOutlierShare * static_cast<double>(rates_.size())) others.push_back(builtin.manifest.name);
       }
-      Fault("device", "manifest",
+      Fault("device", kWhole,
             fmt::format("{} of the {} rows whose FLOPs are known are faster than '{}' can be: the rows are of another device{}",
                         impossible_, rates_.size(), hardware_.name,
                         others.empty() ? "" : ", for example one like " + JoinText(others, ", ")));
     }
     if (best_share_ > 0 && best_share_ < kSmallestShare) {
-      Fault("units", "ops",
+      Fault("units", kWhole,
             fmt::format("the best row of a large network reaches {:.3g} % of the peak; allowed: {} % or more. Are the times in "
                         "microseconds?",
                         100 * best_share_, 100 * kSmallestShare));
@@ -250,16 +252,15 @@ int64_t FaultsIn(const std::vector<Finding>& findings) {
   return std::count_if(findings.begin(), findings.end(), [](const Finding& f) { return f.level == Finding::Level::kFault; });
 }
 
-Status ToStatus(const std::vector<Finding>& findings, const std::string& bundle_name) {
-  constexpr size_t kShown = 20;
-  size_t faults = 0;
+Status ToStatus(const std::vector<Finding>& findings, const std::string& bundle_name, int64_t shown) {
+  int64_t faults = 0;
   std::string text;
   for (const Finding& finding : findings) {
     if (finding.level != Finding::Level::kFault) continue;
-    if (++faults <= kShown) text += fmt::format("\n{}: {}: {}", finding.check, finding.where, finding.text);
+    if (++faults <= shown) text += fmt::format("\n{}: {}: {}", finding.check, finding.where, finding.text);
   }
   if (faults == 0) return {};
-  if (faults > kShown) text += fmt::format("\nand {} more; 'tidepool profile check' lists all", faults - kShown);
+  if (faults > shown) text += fmt::format("\nand {} more; 'tidepool profile check' lists all", faults - shown);
   return FailedPrecondition("profile '{}' has {} fault{}:{}", bundle_name, faults, faults == 1 ? "" : "s", text);
 }
 

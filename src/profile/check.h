@@ -16,14 +16,14 @@ struct Finding {
   enum class Level : uint8_t { kNote, kFault };
   Level level = Level::kFault;
   std::string check;  // "flops", "units", "monotone", "growth", "repeats", "spread", "memory", "link", "collective", ...
-  std::string where;  // the row, or "manifest"
+  std::string where;  // the row, or "bundle"
   std::string text;   // what is wrong, the value seen and the value allowed
 };
 
-// All findings, in the order of the files.
+// All findings: first those of the bundle as a whole, then those of rows in the order of the files.
 std::vector<Finding> Check(const Bundle& bundle);
 int64_t FaultsIn(const std::vector<Finding>& findings);
-// FAILED_PRECONDITION with the faults (the first twenty in full) if there is one.
-Status ToStatus(const std::vector<Finding>& findings, const std::string& bundle_name);
+// FAILED_PRECONDITION with the faults if there is one: the first `shown` in full, and how many more.
+Status ToStatus(const std::vector<Finding>& findings, const std::string& bundle_name, int64_t shown = 20);
 
 }  // namespace tidepool::profile

@@ -71,7 +71,7 @@ TEST(Check, CountsTensorUnitsThatSinglePrecisionMayUse) {
 TEST(Check, SuspectsTheDeviceIfManyRowsAreTooFast) {
   Bundle bundle = Good("k80");
   bundle.ops = {Step("resnet50", 64, 179e3), Step("vgg16", 64, 273e3), Step("shufflenet_v2_x0_5", 64, 25e3)};
-  EXPECT_THAT(FaultsOf(bundle), HasSubstr("device: manifest: 2 of the 3 rows whose FLOPs are known are faster than 'k80' can be: "
+  EXPECT_THAT(FaultsOf(bundle), HasSubstr("device: bundle: 2 of the 3 rows whose FLOPs are known are faster than 'k80' can be: "
                                           "the rows are of another device, for example one like v100, a100, h100, h200"));
 }
 
@@ -139,8 +139,8 @@ TEST(Check, RefusesDuplicatesAndAManifestWithoutSource) {
   bundle.manifest.date = "31.1.2025";
   const std::string faults = FaultsOf(bundle);
   EXPECT_THAT(faults, AllOf(HasSubstr("x' has 3 faults"), HasSubstr("duplicate: resnet50 step B=32 F32: stands twice"),
-                            HasSubstr("source: manifest: measured times name no source"),
-                            HasSubstr("date: manifest: date is '31.1.2025'; allowed: YYYY-MM-DD")));
+                            HasSubstr("source: bundle: measured times name no source"),
+                            HasSubstr("date: bundle: date is '31.1.2025'; allowed: YYYY-MM-DD")));
 }
 
 TEST(Check, ShowsTwentyFaultsAndCountsTheRest) {

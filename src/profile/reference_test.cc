@@ -2,10 +2,8 @@
 // beside the project (TIDEPOOL_REFERENCE_DIR), the tests skip.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cmath>
-#include <filesystem>
 #include <iostream>
 
 #include "base/fd.h"
@@ -13,6 +11,7 @@
 #include "profile/check.h"
 #include "profile/import.h"
 #include "profile/lookup.h"
+#include "profile/testing.h"
 
 namespace tidepool::profile {
 namespace {
@@ -26,11 +25,9 @@ struct Series {
 class Reference : public ::testing::Test {
  protected:
   void SetUp() override {
-    const char* given = ::getenv("TIDEPOOL_REFERENCE_DIR");
-    directory_ = given != nullptr ? given : TIDEPOOL_SOURCE_DIR "/../shared/reference";
-    directory_ += "/emulator/profiles/";
-    if (!std::filesystem::exists(directory_ + "profile_by_batch.tsv"))
-      GTEST_SKIP() << "no reference tables in '" << directory_ << "'; TIDEPOOL_REFERENCE_DIR names their root";
+    directory_ = testing::ReferenceFolder("emulator/profiles", TIDEPOOL_SOURCE_DIR);
+    if (directory_.empty()) GTEST_SKIP() << "no reference tables; TIDEPOOL_REFERENCE_DIR names their root";
+    directory_ += "/";
   }
 
   Bundle Read(const std::vector<std::string>& files, const ImportOptions& options, std::string_view card) {

@@ -8,7 +8,7 @@ void TrainOptions::Register(OptionTable* table) {
   table->Add({.key = "train.model", .help = "Network to train, as a spec (resnet18:classes=10,image=64)", .metavar = "SPEC"}, &model);
   table->Add({.key = "train.initial_weights", .help = "Safetensors file to start from; empty: seeded weights", .metavar = "FILE"},
              &initial_weights);
-  table->Add({.key = "train.data", .help = "Training data: imagefolder:PATH, text:PATH or PATH", .metavar = "DATA"}, &data);
+  table->Add({.key = "train.data", .help = "Training data: imagefolder:, webdataset:, tfrecord:, packed: or text:PATH, or PATH", .metavar = "DATA"}, &data);
   table->Add({.key = "train.evaluation_data", .help = "Data evaluated before the first and after every epoch", .metavar = "DATA"},
              &evaluation_data);
   table->Add({.key = "train.evaluation_steps", .help = "Steps between evaluations; 0: at epochs only"}, &evaluation_steps);

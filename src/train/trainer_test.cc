@@ -227,7 +227,7 @@ TEST_F(TrainerTest, NamesWhatDoesNotFit) {
   EXPECT_THAT(MessageOf(Run(options).status), HasSubstr("training 'test' keeps "));
   options = TinyOptions(folder_ / "data");
   options.model = "gpt2:layers=1,width=32,heads=2,vocab=256,context=16";
-  EXPECT_THAT(MessageOf(Run(options).status), HasSubstr("is an ImageFolder, but the model's input has shape"));
+  EXPECT_THAT(MessageOf(Run(options).status), HasSubstr("but the model's input has shape [16]; allowed: [3, size, size]"));
 }
 
 TEST_F(TrainerTest, EndsWithTheNameOfABrokenFileOrSkipsIt) {

@@ -1,0 +1,120 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include <nlohmann/json.hpp>
+
+#include "base/fd.h"
+#include "base/testing.h"
+#include "cli/command_line.h"
+#include "cli/loader_bench.h"
+#include "data/jpeg.h"
+
+namespace tidepool::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+struct Outcome {
+  int code = 0;
+  std::string out, err;
+  nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, /*allow_exceptions=*/false); }
+};
+
+Outcome RunWords(const std::vector<std::string>& arguments) {
+  VerbList verbs;
+  AddAllVerbs(&verbs);
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  Outcome outcome;
+  outcome.code = RunCommandLine(arguments, verbs);
+  outcome.out = ::testing::internal::GetCapturedStdout();
+  outcome.err = ::testing::internal::GetCapturedStderr();
+  return outcome;
+}
+
+class DataVerbs : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (int i = 0; i < 6; ++i) {
+      const std::vector<uint8_t> grey(size_t{3} * 32 * 24, static_cast<uint8_t>(40 * i));
+      fs::create_directories(fmt::format("{}/in/c{}", root_.path(), i / 3));
+      files_.push_back(fmt::format("{}/in/c{}/{}.jpg", root_.path(), i / 3, i));
+      ASSERT_TRUE(WriteFileAtomically(files_.back(), data::EncodeJpeg(grey, 32, 24, 90).value()).ok());
+    }
+  }
+  std::string in() const { return root_.path() + "/in"; }
+  testing::TempDir root_;
+  std::vector<std::string> files_;
+};
+
+TEST_F(DataVerbs, PackThenShowAndCheckGiveTheSamePictures) {
+  const std::string out = root_.path() + "/x.tpk";
+  const Outcome packed = RunWords({"data", "pack", "imagefolder:" + in(), out, "--shuffle", "-o", "json"});
+  ASSERT_EQ(packed.code, kExitDone) << packed.err;
+  EXPECT_EQ(packed.json()["records"], 6);
+  EXPECT_EQ(packed.json()["files"][0], out);
+  const Outcome shown = RunWords({"data", "show", out, "-o", "json"});
+  ASSERT_EQ(shown.code, kExitDone) << shown.err;
+  EXPECT_EQ(shown.json()["records"], 6);
+  EXPECT_EQ(shown.json()["classes"], 2);
+  EXPECT_EQ(shown.json()["class_names"], nlohmann::json({"c0", "c1"}));
+  EXPECT_EQ(shown.json()["groups"], 1);
+  const Outcome checked = RunWords({"data", "check", out, "-o", "json"});
+  EXPECT_EQ(checked.code, kExitDone) << checked.err;
+  EXPECT_EQ(checked.json()["faulty"], 0);
+  EXPECT_THAT(RunWords({"data", "show", in()}).out, HasSubstr("records      6\nclasses      2\n"));
+}
+
+TEST_F(DataVerbs, CheckNamesFaultyPicturesAndFails) {
+  fs::resize_file(files_[4], fs::file_size(files_[4]) - 40);
+  const Outcome checked = RunWords({"data", "check", in(), "-o", "json"});
+  EXPECT_EQ(checked.code, kExitFailed);
+  EXPECT_EQ(checked.json()["faulty"], 1);
+  EXPECT_THAT(checked.json()["faults"][0].get<std::string>(), AllOf(HasSubstr(files_[4] + ": "), HasSubstr("Premature end")));
+  EXPECT_EQ(RunWords({"data", "check", in(), "--decode=false"}).code, kExitDone);
+}
+
+TEST_F(DataVerbs, TellWhatIsWrongWithTheirArguments) {
+  EXPECT_EQ(RunWords({"data", "show", "lmdb:/x"}).code, kExitUsage);
+  EXPECT_THAT(RunWords({"data", "show", "lmdb:/x"}).err, HasSubstr("of kind 'lmdb'; allowed: imagefolder:PATH"));
+  EXPECT_THAT(RunWords({"data", "check", root_.path() + "/none"}).err, HasSubstr("is text; needed: pictures"));
+  EXPECT_THAT(RunWords({"data", "pack", in(), root_.path() + "/x.tpk", "--group", "0"}).err,
+              HasSubstr("groups of 0 bytes; allowed: 1 to"));
+  EXPECT_THAT(RunWords({"bench", "loader", "--rounds", "0", "--min-area", "2"}).err,
+              HasSubstr("min_area 2; allowed: above 0, at most 1; 0 rounds; allowed: 1 to 100"));
+}
+
+// Small and short: that everything is there, not how fast it is.
+TEST_F(DataVerbs, BenchLoaderReportsEveryRateAndRatio) {
+  const std::string json_file = root_.path() + "/bench.json";
+  const Outcome bench =
+      RunWords({"bench",        "loader", "--json",    json_file, "--pictures",  "3",          "--batch",  "2",
+                "--image-size", "32",     "--threads", "2",       "--seconds",   "0.01",       "--rounds", "1",
+                "--disk",       "16MiB",  "--python",  "",        "--directory", root_.path(), "-o",       "json"});
+  ASSERT_EQ(bench.code, kExitDone) << bench.err;
+  const auto json = nlohmann::json::parse(ReadFile(json_file, 1 << 20).value());
+  EXPECT_EQ(json, bench.json());
+  EXPECT_EQ(json["pictures"]["count"], 3);
+  EXPECT_EQ(json["ours"].size(), 8u);
+  for (const auto& rate : json["ours"]) EXPECT_GT(rate["images_per_core_s"], 0) << rate;
+  EXPECT_TRUE(json["torch"].contains("absent"));
+  EXPECT_GE(json["disk"].size(), 5u);
+  EXPECT_GT(json["ratios"]["loader crop / libjpeg-turbo"], 0);
+  EXPECT_GT(json["ratios"]["packed, in order / plain read"], 0);
+  for (const auto& entry : fs::directory_iterator(root_.path()))
+    EXPECT_THAT(entry.path().string(), ::testing::Not(HasSubstr("loader-bench")));
+}
+
+TEST(BenchPicture, IsTheSameEachTimeAndOfThePromisedSize) {
+  EXPECT_EQ(BenchPicture(3, 85), BenchPicture(3, 85));
+  const std::string jpeg = BenchPicture(4, 85);
+  const auto info = data::ReadJpegInfo(std::as_bytes(std::span(jpeg))).value();
+  EXPECT_EQ(std::max(info.width, info.height), 500);
+}
+
+}  // namespace
+}  // namespace tidepool::cli
