@@ -185,10 +185,11 @@ class Training final : public device::emulated::EmulationSink {
   Status Start(int32_t jobs) {
     TIDEPOOL_ASSIGN_OR_RETURN(time_, emulation_->Intern(kStep));
     for (int32_t job = 0; job < jobs; ++job) {
+      TIDEPOOL_ASSIGN_OR_RETURN(const int32_t group, emulation_->GroupOf(fmt::format("job {}", job)));
       for (int32_t device = 0; device < emulation_->devices(); ++device) {
         loops_.push_back({.copy = emulation_->AddStream(device, job, fmt::format("copy {}.{}", job, device), this),
                           .compute = emulation_->AddStream(device, job, fmt::format("compute {}.{}", job, device), this),
-                          .group = emulation_->GroupOf(fmt::format("job {}", job))});
+                          .group = group});
       }
     }
     for (size_t loop = 0; loop < loops_.size(); ++loop) {

@@ -202,7 +202,7 @@ class Device {
 };
 
 struct DeviceOptions {
-  std::string name = "host";   // "host", "cuda:0", "emulated:h200" (docs/emulation.md has the options that may follow)
+  std::string name = "host";   // "host", "cuda:0", "emulated:h200" (docs/device.md has the options that may follow)
   int64_t capacity_bytes = 0;  // rounded down to whole pages; emulated: 0 is what the name says, or the hardware has
   int64_t page_bytes = 2 * 1024 * 1024;
   MappingMode mapping = MappingMode::kFast;

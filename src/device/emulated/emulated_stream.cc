@@ -72,7 +72,7 @@ class EmulatedEvent final : public Event::State {
 
  private:
   const std::shared_ptr<System> system_;
-  const std::shared_ptr<TimelinePoint> point_;  // its time is set when a stream comes to it; a dropped event keeps 0
+  const std::shared_ptr<TimelinePoint> point_;
   bool done_ = false;
   Status status_;
   std::vector<std::function<void(const Status&)>> watchers_;
@@ -326,7 +326,7 @@ class EmulatedStream final : public Stream {
     int32_t group;
     {
       absl::MutexLock lock(core_->system().driver().mu());
-      group = core_->system().emulation().GroupOf(collective.group);
+      TIDEPOOL_ASSIGN_OR_RETURN(group, core_->system().emulation().GroupOf(collective.group));
     }
     return core_->Push({.name = std::string(NameOf(collective.kind)), .timed = true},
                        {.type = Command::Type::kCollective,

@@ -6,6 +6,7 @@ namespace tidepool::device::emulated {
 namespace {
 
 constexpr size_t kMostTimes = 1 << 20;
+constexpr size_t kMostGroups = 1 << 16;
 
 // What a transfer of the link network belongs to: a copy engine or a round of a collective.
 constexpr uint64_t kCollectiveTag = uint64_t{1} << 63;
@@ -57,7 +58,10 @@ StatusOr<const OpTime*> Emulation::Intern(const Operation& operation) {
   return &times_.emplace(operation.key, time).first->second;
 }
 
-int32_t Emulation::GroupOf(const std::string& name) {
+StatusOr<int32_t> Emulation::GroupOf(const std::string& name) {
+  if (groups_.size() >= kMostGroups && !groups_.contains(name)) {
+    return ResourceExhausted("an emulated system met {} groups of collectives; allowed: {}", kMostGroups, kMostGroups);
+  }
   return groups_.emplace(name, static_cast<int32_t>(groups_.size())).first->second;
 }
 
@@ -78,6 +82,7 @@ StreamId Emulation::AddStream(int32_t device, int32_t job, std::string name, Emu
 }
 
 void Emulation::RemoveStream(StreamId id) {
+  LeaveCollective(id);
   StopWaiting(id);
   Stream& stream = At(id);
   const Simulation::ActorId actor = stream.actor;
@@ -278,6 +283,11 @@ Topology::Path Emulation::PathOf(int32_t device, const Command& command) const {
   return command.receives ? topology_.Between(command.peer, device) : topology_.Between(device, command.peer);
 }
 
+double Emulation::LimitOf(const Command& command) const {
+  if (command.pinned || command.engine == EngineKind::kPeer) return 0;
+  return pageable_[command.engine == EngineKind::kDeviceToHost].bytes_per_s;
+}
+
 void Emulation::BeginCopy(StreamId id) {
   const EngineKind kind = At(id).queue.front().engine;
   const int32_t device = At(id).device;
@@ -300,7 +310,9 @@ void Emulation::StartCopy(int32_t device, EngineKind kind) {
   const int64_t now_ns = simulation_->now_ns();
   if (options_.shared != nullptr) {
     // Other processes' copies are reservations, not flows.
-    const auto alone_ns = path.latency_ns + static_cast<int64_t>(command.bytes * 1e9 / path.bytes_per_s);
+    const double limit = LimitOf(command);
+    const double rate = limit > 0 ? std::min(limit, path.bytes_per_s) : path.bytes_per_s;
+    const auto alone_ns = path.latency_ns + static_cast<int64_t>(command.bytes * 1e9 / rate);
     engine.start_ns = options_.shared->Reserve(static_cast<int>(kind), engine.start_ns, alone_ns);
     const int64_t end_ns = engine.start_ns + alone_ns;
     simulation_->Schedule(std::max(now_ns, end_ns), state.actor,
@@ -325,11 +337,12 @@ void Emulation::StartFlow(int32_t device, EngineKind kind, uint64_t key, int64_t
   }
   const Command& command = At(id).queue.front();
   const Topology::Path path = PathOf(device, command);
-  LinkNetwork::Transfer transfer{
-      .path = path.links, .bytes = command.bytes, .ready_ns = ready_ns, .sink = this, .tag = CopyTag(device, kind)};
-  if (!command.pinned && kind != EngineKind::kPeer)
-    transfer.limit_bytes_per_s = pageable_[kind == EngineKind::kDeviceToHost].bytes_per_s;
-  network_.Start(transfer);
+  network_.Start({.path = path.links,
+                  .bytes = command.bytes,
+                  .limit_bytes_per_s = LimitOf(command),
+                  .ready_ns = ready_ns,
+                  .sink = this,
+                  .tag = CopyTag(device, kind)});
 }
 
 void Emulation::CopyEnded(int32_t device, EngineKind kind, int64_t end_ns) {
@@ -393,6 +406,21 @@ void Emulation::JoinCollective(StreamId id) {
     At(rank).start_ns = gathering.ready_ns;
   }
   StartRound(index, gathering.ready_ns);
+}
+
+void Emulation::LeaveCollective(StreamId id) {
+  const Stream& stream = At(id);
+  if (!stream.running || stream.queue.empty() || stream.queue.front().type != Command::Type::kCollective) return;
+  const auto open = gathering_of_group_.find(stream.queue.front().group);
+  if (open == gathering_of_group_.end()) return;
+  Gathering& gathering = gatherings_[open->second];
+  const auto rank = std::find(gathering.streams.begin(), gathering.streams.end(), KeyOf(id));
+  if (rank == gathering.streams.end()) return;
+  gathering.devices.erase(gathering.devices.begin() + (rank - gathering.streams.begin()));
+  gathering.streams.erase(rank);
+  if (!gathering.streams.empty()) return;
+  free_gatherings_.push_back(open->second);
+  gathering_of_group_.erase(open);
 }
 
 void Emulation::StartRound(uint32_t index, int64_t ready_ns) {

@@ -103,7 +103,8 @@ class Emulation : private TaskSink, private TransferSink {
 
   // Looks the operation up; the pointer stays good. What was said of a key first holds. NOT_FOUND as CostSource.
   StatusOr<const OpTime*> Intern(const Operation& operation);
-  int32_t GroupOf(const std::string& name);
+  // RESOURCE_EXHAUSTED above 65536 names.
+  StatusOr<int32_t> GroupOf(const std::string& name);
 
   StreamId AddStream(int32_t device, int32_t job, std::string name, EmulationSink* sink);
   // What is queued is dropped; the sink is not called any more.
@@ -197,8 +198,10 @@ class Emulation : private TaskSink, private TransferSink {
   void StartFlow(int32_t device, EngineKind engine, uint64_t key, int64_t ready_ns);
   void CopyEnded(int32_t device, EngineKind engine, int64_t end_ns);
   Topology::Path PathOf(int32_t device, const Command& command) const;
+  double LimitOf(const Command& command) const;  // of a pageable copy, in bytes/s; 0: none
 
   void JoinCollective(StreamId stream);
+  void LeaveCollective(StreamId stream);  // that still waits for ranks
   void StartRound(uint32_t gathering, int64_t ready_ns);
   void EndCollective(uint32_t gathering, int64_t end_ns, const Status& status);
 

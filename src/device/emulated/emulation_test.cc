@@ -53,7 +53,7 @@ class EmulationTest : public ::testing::Test, public EmulationSink {
     Submit(stream, {.type = Command::Type::kCollective,
                     .collective = kind,
                     .ranks = ranks,
-                    .group = emulation_->GroupOf(group),
+                    .group = emulation_->GroupOf(group).value(),
                     .bytes = bytes});
   }
   std::shared_ptr<TimelinePoint> Record(StreamId stream) {
@@ -244,6 +244,29 @@ TEST_F(EmulationTest, RanksThatDoNotAgreeFailAllOfThem) {
   Collect(b, 10, 2);
   simulation_->Run();
   EXPECT_EQ(failures_.size(), 2u) << "the group works again";
+}
+
+TEST_F(EmulationTest, RankThatLeavesBeforeTheOthersCameIsNotCounted) {
+  Make({.topology = {.devices_per_node = 2}, .algorithm = CollectiveAlgorithm::kRing});
+  const StreamId gone = NewStream(0), b = NewStream(1);
+  Collect(gone, 10e6, 2);
+  emulation_->RemoveStream(gone);
+  Collect(b, 10e6, 2);
+  simulation_->Run();
+  EXPECT_TRUE(ends_[b].empty()) << "one rank of two is there";
+  const StreamId a = NewStream(0);
+  Collect(a, 10e6, 2);
+  simulation_->Run();
+  EXPECT_THAT(ends_[b], ElementsAre(kMs));
+  EXPECT_THAT(failures_, ::testing::IsEmpty());
+}
+
+TEST_F(EmulationTest, GroupsHaveALimit) {
+  Make({});
+  Status status;
+  for (int i = 0; i <= 1 << 16 && status.ok(); ++i) status = emulation_->GroupOf(std::to_string(i)).status();
+  EXPECT_THAT(MessageOf(status), HasSubstr("met 65536 groups of collectives; allowed: 65536"));
+  EXPECT_EQ(emulation_->GroupOf("7").value(), 7) << "known names go on";
 }
 
 TEST_F(EmulationTest, WorkDelaysTheEndOfACommandButNotTheTimeline) {

@@ -12,9 +12,8 @@ StatusOr<std::shared_ptr<System>> System::Create(Parts parts) {
     system->virtual_clock_ = std::make_unique<VirtualClock>();
     clock = system->virtual_clock_.get();
   }
-  absl::Time zero = clock->Now();
   // Processes that share a timeline count from one moment of the machine's monotonic clock.
-  if (system->shared_ != nullptr) zero -= absl::Nanoseconds(MonotonicNanos() - system->shared_->epoch_ns());
+  const absl::Time zero = system->shared_ != nullptr ? RealTimeOf(system->shared_->epoch_ns()) : clock->Now();
   system->driver_ = std::make_unique<Driver>(
       Driver::Options{.clock = clock, .seed = system->spec_.seed, .zero = zero, .spin_ns = system->spec_.spin_ns});
   EmulationOptions options = system->spec_.emulation;
