@@ -195,7 +195,7 @@ TEST(Pacing, WaitThatCannotEndSaysWhoWaitsForWhat) {
   EXPECT_EQ(status.code(), StatusCode::kDeadlineExceeded);
   EXPECT_THAT(MessageOf(status),
               ::testing::HasSubstr("1 operations to go; deadlock at 0 ns: nothing is scheduled any more, but 'stream' waits for "
-                                   "the other ranks of a collective"));
+                                   "the other ranks of a collective of group 'all'"));
 }
 
 TEST(LatenessHistogram, QuantilesAreRightToOneBucket) {

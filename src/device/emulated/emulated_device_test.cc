@@ -10,6 +10,7 @@
 namespace tidepool::device::emulated {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 StatusOr<std::unique_ptr<Device>> OpenIt(const std::string& name, int64_t capacity_bytes, int64_t page_bytes) {
@@ -91,6 +92,69 @@ TEST(EmulatedDevice, TimingOnlyKeepsTimeAndComputesNothing) {
     EXPECT_EQ(devices[0]->clock()->Now() - begin, absl::Milliseconds(15));
     EXPECT_EQ(computes, name.find("timing") == std::string::npos);
   }
+}
+
+// Two devices behind one link of 1 GB/s, and a third with a link of its own.
+TEST(EmulatedDevice, CopiesOverOneLinkShareIt) {
+  auto devices =
+      OpenPlanted("emulated:plantedx3,clock=virtual,pcie-group=2,mode=timing", std::make_shared<testing::PlantedCosts>());
+  const VirtualClock::Actor actor(static_cast<VirtualClock*>(devices[0]->clock()));
+  const absl::Time begin = devices[0]->clock()->Now();
+  std::vector<std::unique_ptr<Stream>> streams;
+  for (const auto& device : devices) {
+    streams.push_back(std::move(device->CreateStream({})).value());
+    ASSERT_TRUE(streams.back()->Transfer({.size_bytes = 3'000'000}).ok());
+  }
+  std::vector<absl::Duration> took;
+  for (const auto& stream : streams) {
+    const Event event = stream->Record().value();
+    ASSERT_TRUE(event.Wait(Soon(*devices[0])).ok());
+    took.push_back(event.ReachedAt().value() - begin);
+  }
+  EXPECT_THAT(took, ElementsAre(absl::Milliseconds(6), absl::Milliseconds(6), absl::Milliseconds(3)));
+}
+
+TEST(EmulatedDevice, JobsShareOneDeviceByTheChosenPolicy) {
+  const std::map<std::string, std::vector<int>> expected_ms = {
+      {"fifo", {10, 12}}, {"round-robin", {12, 4}}, {"shortest-remaining", {12, 2}}};
+  for (const auto& [policy, ms] : expected_ms) {
+    auto costs = std::make_shared<testing::PlantedCosts>();
+    costs->ops["long"] = {.median_ns = 10'000'000};
+    costs->ops["short"] = {.median_ns = 2'000'000};
+    auto devices = OpenPlanted("emulated:planted,clock=virtual,mode=timing,quantum=1ms,share=" + policy, costs);
+    const VirtualClock::Actor actor(static_cast<VirtualClock*>(devices[0]->clock()));
+    const absl::Time begin = devices[0]->clock()->Now();
+    auto first = std::move(devices[0]->CreateStream({.name = "a", .job = 1})).value();
+    auto second = std::move(devices[0]->CreateStream({.name = "b", .job = 2})).value();
+    ASSERT_TRUE(first->Launch({.key = {.model = "long"}}, nullptr).ok());
+    ASSERT_TRUE(second->Launch({.key = {.model = "short"}}, nullptr).ok());
+    std::vector<absl::Duration> took;
+    for (const auto& stream : {first.get(), second.get()}) {
+      const Event event = stream->Record().value();
+      ASSERT_TRUE(event.Wait(Soon(*devices[0])).ok());
+      took.push_back(event.ReachedAt().value() - begin);
+    }
+    EXPECT_THAT(took, ElementsAre(absl::Milliseconds(ms[0]), absl::Milliseconds(ms[1]))) << policy;
+  }
+}
+
+// The classic one: two ranks that enter two collectives in opposite order.
+TEST(EmulatedDevice, DeadlockOfCollectivesIsReportedWithBothRanks) {
+  auto devices = OpenPlanted("emulated:plantedx2,clock=virtual,mode=timing", std::make_shared<testing::PlantedCosts>());
+  const VirtualClock::Actor actor(static_cast<VirtualClock*>(devices[0]->clock()));
+  std::vector<std::unique_ptr<Stream>> ranks;
+  for (size_t i = 0; i < 2; ++i) {
+    ranks.push_back(std::move(devices[i]->CreateStream({.name = fmt::format("rank{}", i)})).value());
+    for (size_t j = 0; j < 2; ++j) {
+      const std::string group = i == j ? "weights" : "gradients";
+      ASSERT_TRUE(ranks[i]->Collective({.size_bytes = 1000, .group = group, .ranks = 2}).ok());
+    }
+  }
+  const Status stuck = ranks[0]->Synchronize(Soon(*devices[0]));
+  EXPECT_EQ(stuck.code(), StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(MessageOf(stuck), HasSubstr("'rank0' waits for the other ranks of a collective of group 'weights'"));
+  EXPECT_THAT(MessageOf(stuck), HasSubstr("'rank1' waits for the other ranks of a collective of group 'gradients'"));
+  EXPECT_THAT(MessageOf(ranks[1]->Record()->Wait(Soon(*devices[0]))), HasSubstr("deadlock at"));
 }
 
 TEST(EmulatedDevice, CapacityBeyondTheHardwareOrTheMachineIsRefused) {

@@ -62,7 +62,9 @@ StatusOr<int32_t> Emulation::GroupOf(const std::string& name) {
   if (groups_.size() >= kMostGroups && !groups_.contains(name)) {
     return ResourceExhausted("an emulated system met {} groups of collectives; allowed: {}", kMostGroups, kMostGroups);
   }
-  return groups_.emplace(name, static_cast<int32_t>(groups_.size())).first->second;
+  const auto [group, added] = groups_.emplace(name, static_cast<int32_t>(groups_.size()));
+  if (added) group_waits_.push_back(fmt::format("the other ranks of a collective of group '{}'", name));
+  return group->second;
 }
 
 StreamId Emulation::AddStream(int32_t device, int32_t job, std::string name, EmulationSink* sink) {
@@ -392,7 +394,7 @@ void Emulation::JoinCollective(StreamId id) {
   }
   if (static_cast<int32_t>(gathering.streams.size()) < gathering.ranks) {
     stream.waiting = true;
-    stream.wait = simulation_->BeginWait(stream.actor, "the other ranks of a collective");
+    stream.wait = simulation_->BeginWait(stream.actor, group_waits_[static_cast<size_t>(command.group)]);
     return;
   }
   gathering_of_group_.erase(command.group);

@@ -220,6 +220,7 @@ class Emulation : private TaskSink, private TransferSink {
   std::vector<StreamId> free_streams_;
   std::map<profile::OpKey, OpTime> times_;
   std::map<std::string, int32_t> groups_;
+  std::deque<std::string> group_waits_;             // by group: what a rank waits for
   std::map<int32_t, uint32_t> gathering_of_group_;  // that still waits for ranks
   std::deque<Gathering> gatherings_;
   std::vector<uint32_t> free_gatherings_;

@@ -379,7 +379,7 @@ TEST_F(EmulationTest, DeadlockReportNamesTheStreamsThatWait) {
   Wait(b, std::make_shared<TimelinePoint>());
   simulation_->Run();
   const Status status = simulation_->CheckDeadlock();
-  EXPECT_THAT(MessageOf(status), HasSubstr("'s0' waits for the other ranks of a collective"));
+  EXPECT_THAT(MessageOf(status), HasSubstr("'s0' waits for the other ranks of a collective of group 'g'"));
   EXPECT_THAT(MessageOf(status), HasSubstr("'s1' waits for an event"));
   emulation_->RemoveStream(a);
   emulation_->RemoveStream(b);
