@@ -219,8 +219,13 @@ void Emulation::BeginWork(StreamId id) {
 void Emulation::WorkDone(StreamId id, int64_t ran_ns) {
   Stream& stream = At(id);
   stream.work_pending = false;
-  if (stream.queue.front().type == Command::Type::kHost) stream.end_ns = stream.start_ns + ran_ns;
   if (stream.engine_pending) return;
+  if (stream.queue.front().type == Command::Type::kHost) {
+    stream.end_ns = stream.start_ns + ran_ns;
+  } else if (const int64_t over_ns = ran_ns - (stream.end_ns - stream.start_ns); over_ns > 0) {
+    devices_[static_cast<size_t>(stream.device)].overrun_ns += over_ns;
+    if (options_.shared != nullptr) options_.shared->AddOverrun(over_ns);
+  }
   End(id);
   Advance(id);
 }

@@ -280,6 +280,7 @@ TEST_F(EmulationTest, WorkDelaysTheEndOfACommandButNotTheTimeline) {
   simulation_->clock()->SleepUntil(absl::FromUnixNanos(100 * kMs));
   emulation_->WorkDone(stream, 96 * kMs);
   EXPECT_THAT(ends_[stream], ElementsAre(4 * kMs));
+  EXPECT_EQ(emulation_->overrun_ns(0), 92 * kMs);
   emulation_->WorkDone(stream, 0);  // before the engine is done
   simulation_->Run();
   EXPECT_THAT(ends_[stream], ElementsAre(4 * kMs, 8 * kMs)) << "the second follows the first on the timeline";
