@@ -24,8 +24,7 @@ class RealClock : public Clock {
  public:
   RealClock() : offset_ns_(ReadClock(CLOCK_REALTIME) - ReadClock(CLOCK_MONOTONIC)) {}
 
-  absl::Time Now() override { return TimeOf(MonotonicNanos()); }
-  absl::Time TimeOf(int64_t monotonic_ns) const { return absl::FromUnixNanos(offset_ns_ + monotonic_ns); }
+  absl::Time Now() override { return absl::FromUnixNanos(offset_ns_ + MonotonicNanos()); }
 
   void SleepUntil(absl::Time wake) override {
     if (wake <= Now()) return;
@@ -44,20 +43,16 @@ class RealClock : public Clock {
   const int64_t offset_ns_;  // fixed: a stepped wall clock never moves deadlines
 };
 
-RealClock* TheRealClock() {
-  static RealClock* clock = new RealClock;
-  return clock;
-}
-
 constexpr int kNoActor = std::numeric_limits<int>::max();
 
 }  // namespace
 
 int64_t MonotonicNanos() { return ReadClock(CLOCK_MONOTONIC); }
 
-absl::Time RealTimeOf(int64_t monotonic_ns) { return TheRealClock()->TimeOf(monotonic_ns); }
-
-Clock* Clock::Real() { return TheRealClock(); }
+Clock* Clock::Real() {
+  static RealClock* clock = new RealClock;
+  return clock;
+}
 
 // Lock order: the mutex of an Await before `mu`. So the clock evaluates conditions without holding `mu`; a waiter that is being
 // looked at is pinned, and does not leave before it is let go.

@@ -28,8 +28,6 @@ class Clock {
 
 // Nanoseconds on CLOCK_MONOTONIC, the same for all processes of this machine; for stamps that cross a process boundary.
 int64_t MonotonicNanos();
-// The time of Clock::Real() at which MonotonicNanos() is, or was, `ns`.
-absl::Time RealTimeOf(int64_t monotonic_ns);
 
 // Time stands still while any registered actor thread runs. When every actor waits in this clock and no awaited condition holds,
 // time jumps to the earliest deadline, and one actor goes on: of several with one deadline that which registered first, the next

@@ -139,6 +139,7 @@ class StreamCore final : public EmulationSink, public std::enable_shared_from_th
     items_.push_back(std::move(item));
     ++accepted_;
     driver.NoteSubmit();
+    if (system_->shared() != nullptr) system_->shared()->NoteBehind(driver.behind_max_ns());
     if (submit_ns < driver.simulation()->NextEventNs()) driver.simulation()->AdvanceTo(submit_ns);
     system_->emulation().Submit(id_, std::move(command));
     driver.CatchUp();

@@ -62,7 +62,9 @@ StatusOr<int32_t> Emulation::GroupOf(const std::string& name) {
   if (groups_.size() >= kMostGroups && !groups_.contains(name)) {
     return ResourceExhausted("an emulated system met {} groups of collectives; allowed: {}", kMostGroups, kMostGroups);
   }
-  return groups_.emplace(name, static_cast<int32_t>(groups_.size())).first->second;
+  const auto [group, added] = groups_.emplace(name, static_cast<int32_t>(groups_.size()));
+  if (added) group_waits_.push_back(fmt::format("the other ranks of a collective of group '{}'", name));
+  return group->second;
 }
 
 StreamId Emulation::AddStream(int32_t device, int32_t job, std::string name, EmulationSink* sink) {
@@ -217,8 +219,13 @@ void Emulation::BeginWork(StreamId id) {
 void Emulation::WorkDone(StreamId id, int64_t ran_ns) {
   Stream& stream = At(id);
   stream.work_pending = false;
-  if (stream.queue.front().type == Command::Type::kHost) stream.end_ns = stream.start_ns + ran_ns;
   if (stream.engine_pending) return;
+  if (stream.queue.front().type == Command::Type::kHost) {
+    stream.end_ns = stream.start_ns + ran_ns;
+  } else if (const int64_t over_ns = ran_ns - (stream.end_ns - stream.start_ns); over_ns > 0) {
+    devices_[static_cast<size_t>(stream.device)].overrun_ns += over_ns;
+    if (options_.shared != nullptr) options_.shared->AddOverrun(over_ns);
+  }
   End(id);
   Advance(id);
 }
@@ -392,7 +399,7 @@ void Emulation::JoinCollective(StreamId id) {
   }
   if (static_cast<int32_t>(gathering.streams.size()) < gathering.ranks) {
     stream.waiting = true;
-    stream.wait = simulation_->BeginWait(stream.actor, "the other ranks of a collective");
+    stream.wait = simulation_->BeginWait(stream.actor, group_waits_[static_cast<size_t>(command.group)]);
     return;
   }
   gathering_of_group_.erase(command.group);

@@ -128,6 +128,8 @@ class Emulation : private TaskSink, private TransferSink {
   int64_t BusyNs(int32_t device, EngineKind engine) const;
   int64_t operations(int32_t device) const { return devices_[static_cast<size_t>(device)].operations; }
   int64_t estimated_operations(int32_t device) const { return devices_[static_cast<size_t>(device)].estimated; }
+  // By how much the work of commands took longer on this machine than the commands did on the device, in sum.
+  int64_t overrun_ns(int32_t device) const { return devices_[static_cast<size_t>(device)].overrun_ns; }
 
  private:
   struct Stream {
@@ -160,6 +162,7 @@ class Emulation : private TaskSink, private TransferSink {
     std::map<const OpTime*, bool> warm;
     UtilisationMeter utilisation;
     int64_t operations = 0, estimated = 0;
+    int64_t overrun_ns = 0;
   };
   // One collective that has begun or gathers its ranks.
   struct Gathering {
@@ -220,6 +223,7 @@ class Emulation : private TaskSink, private TransferSink {
   std::vector<StreamId> free_streams_;
   std::map<profile::OpKey, OpTime> times_;
   std::map<std::string, int32_t> groups_;
+  std::deque<std::string> group_waits_;             // by group: what a rank waits for
   std::map<int32_t, uint32_t> gathering_of_group_;  // that still waits for ranks
   std::deque<Gathering> gatherings_;
   std::vector<uint32_t> free_gatherings_;

@@ -280,6 +280,7 @@ TEST_F(EmulationTest, WorkDelaysTheEndOfACommandButNotTheTimeline) {
   simulation_->clock()->SleepUntil(absl::FromUnixNanos(100 * kMs));
   emulation_->WorkDone(stream, 96 * kMs);
   EXPECT_THAT(ends_[stream], ElementsAre(4 * kMs));
+  EXPECT_EQ(emulation_->overrun_ns(0), 92 * kMs);
   emulation_->WorkDone(stream, 0);  // before the engine is done
   simulation_->Run();
   EXPECT_THAT(ends_[stream], ElementsAre(4 * kMs, 8 * kMs)) << "the second follows the first on the timeline";
@@ -379,7 +380,7 @@ TEST_F(EmulationTest, DeadlockReportNamesTheStreamsThatWait) {
   Wait(b, std::make_shared<TimelinePoint>());
   simulation_->Run();
   const Status status = simulation_->CheckDeadlock();
-  EXPECT_THAT(MessageOf(status), HasSubstr("'s0' waits for the other ranks of a collective"));
+  EXPECT_THAT(MessageOf(status), HasSubstr("'s0' waits for the other ranks of a collective of group 'g'"));
   EXPECT_THAT(MessageOf(status), HasSubstr("'s1' waits for an event"));
   emulation_->RemoveStream(a);
   emulation_->RemoveStream(b);
