@@ -27,8 +27,11 @@ def main():
     parser.add_argument("--steps", type=int, default=50, help="steps at most [%(default)s]")
     options = parser.parse_args()
 
-    import torch
-    from torchvision import datasets, transforms
+    try:
+        import torch
+        from torchvision import datasets, transforms
+    except ImportError as error:
+        sys.exit(f"{error}; on Debian: apt install python3-torch python3-torchvision, and run this with /usr/bin/python3")
 
     pictures = datasets.ImageFolder(
         options.data,
