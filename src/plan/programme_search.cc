@@ -59,7 +59,12 @@ StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchReq
       RankedPlan found;
       found.plan.global_batch = request.global_batch;
       found.plan.micro_batch = programme->micro_batch();
-      for (const CutStage& cut : cuts->stages) found.plan.stages.push_back(planner->StageOf(*programme, cut));
+      for (const CutStage& cut : cuts->stages) {
+        found.plan.stages.push_back(planner->StageOf(*programme, cut));
+        if (found.plan.stages.back() == nullptr) {
+          return Internal("ops {} to {} have a price and no stage", cut.first, cut.end - 1);
+        }
+      }
       TIDEPOOL_ASSIGN_OR_RETURN(found.cost, model.Price(found.plan));
       best_us = std::min(best_us, cuts->objective_us);
       if (!best || Better(found, *best)) best = std::move(found);

@@ -18,7 +18,7 @@ struct KindEntry {
 };
 constexpr KindEntry kKinds[] = {
     {SearchKind::kAuto, "auto", nullptr},
-    {SearchKind::kOpDp, "op-dp", nullptr},
+    {SearchKind::kOpDp, "op-dp", &SearchOpDp},
     {SearchKind::kExact, "exact", &SearchExact},
     {SearchKind::kAceso, "aceso", nullptr},
     {SearchKind::kGrid, "grid", nullptr},

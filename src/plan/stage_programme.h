@@ -92,6 +92,9 @@ class StageProgramme {
   int32_t KindOf(int32_t first_gpu, int32_t count) const;
   double limit_mib(int32_t kind) const { return model_.cluster().MemoryLimitOf(kinds_[kind].first_gpu); }
 
+  // The end of the segment that op `first` lies in; `first` if there is none.
+  int32_t SegmentEnd(int32_t first) const { return segment_end_[first]; }
+
   // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
   double FloorUs() const;
 

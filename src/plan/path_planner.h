@@ -1,0 +1,28 @@
+// Stages whose ops are split and recomputed one by one, for the stage programme.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "plan/op_paths.h"
+#include "plan/programme_search.h"
+
+namespace tidepool::plan {
+
+// The prices of memory that all windows share, for up to `waiting` micro-batches that wait. The first is 0.
+std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi);
+
+class PathPlanner : public StagePlanner, private StageOracle {
+ public:
+  explicit PathPlanner(const StageProgramme& programme);
+  const StageOracle& oracle() const override { return *this; }
+  // At least as fast as the programme thinks it is.
+  StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) const override;
+  const OpSplits& splits(int32_t size) const { return *splits_[size]; }
+
+ private:
+  void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override;
+  std::vector<std::unique_ptr<OpSplits>> splits_;  // [size]
+};
+
+}  // namespace tidepool::plan
