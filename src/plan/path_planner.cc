@@ -20,8 +20,9 @@ class BlockWriter {
   void Write(const PathFront& front, int32_t last_position, int32_t length, WindowBlock* block) {
     const int32_t kinds = programme_.kinds(), lengths = block->lengths(), depth = block->q_hi - block->q_lo + 1;
     best_.assign(static_cast<size_t>(depth) * kinds, kNever);
+    ends_.resize(front.lanes().size());
     for (size_t lane = 0; lane < front.lanes().size(); ++lane) {
-      const PathEnd end = front.End(static_cast<int32_t>(lane));
+      const PathEnd& end = ends_[lane] = front.End(static_cast<int32_t>(lane));
       if (end.us > limit_us_) continue;
       for (int32_t kind = 0; kind < kinds; ++kind) {
         const StagePlace& place = programme_.kind(kind);
@@ -30,8 +31,7 @@ class BlockWriter {
         // It fits with up to this many micro-batches that wait.
         const double waiting = end.live_mib > 0 ? std::floor(room / end.live_mib) : block->q_hi + 1;
         const auto q = static_cast<int32_t>(std::min<double>(waiting - 1, block->q_hi));
-        const double us = end.us + splits_.At(block->first, end.first_split).in_us[static_cast<int>(place.in_link)] +
-                          splits_.OutUs(last_position, end.first_split, end.last_split, place.out_link);
+        const double us = Us(end, block->first, last_position, place);
         double& best = best_[static_cast<size_t>(q - block->q_lo) * kinds + kind];
         best = std::min(best, us);
       }
@@ -40,16 +40,50 @@ class BlockWriter {
       double best = kNever;
       for (int32_t q = depth - 1; q >= 0; --q) {
         best = std::min(best, best_[static_cast<size_t>(q) * kinds + kind]);
-        if (best <= limit_us_) block->us[(static_cast<size_t>(q) * kinds + kind) * lengths + (length - block->lo)] = best;
+        const double mixed = Mixed(front, block->first, last_position, kind, block->q_lo + q, best);
+        best_[static_cast<size_t>(q) * kinds + kind] = best;
+        if (std::min(best, mixed) <= limit_us_) {
+          block->us[(static_cast<size_t>(q) * kinds + kind) * lengths + (length - block->lo)] = std::min(best, mixed);
+        }
       }
     }
   }
 
  private:
+  double Us(const PathEnd& end, int32_t first_position, int32_t last_position, const StagePlace& place) const {
+    return end.us + splits_.At(first_position, end.first_split).in_us[static_cast<int>(place.in_link)] +
+           splits_.OutUs(last_position, end.first_split, end.last_split, place.out_link);
+  }
+  // A stage can follow one path for some of its ops and a neighbouring one for the rest: the time that this promises, for the
+  // two paths of neighbouring prices between which the limit lies.
+  double Mixed(const PathFront& front, int32_t first_position, int32_t last_position, int32_t kind, int32_t q,
+               double best) const {
+    const double limit = programme_.limit_mib(kind);
+    const StagePlace& place = programme_.kind(kind);
+    const std::vector<PathLane>& lanes = front.lanes();
+    if (ends_[0].MemoryMib(q + 1) <= limit) return best;  // the fastest path fits
+    for (size_t i = 1; i < lanes.size(); ++i) {
+      // Paths for this many waiting micro-batches, or the next numbers below and above.
+      const bool near = lanes[i].waiting == q + 1 ||
+                        (lanes[i].waiting < q + 1 && (i + kLambdas >= lanes.size() || lanes[i + kLambdas].waiting > q + 1)) ||
+                        (lanes[i].waiting > q + 1 && (i < kLambdas + 1 || lanes[i - kLambdas].waiting < q + 1));
+      if (!near) continue;
+      const bool cheapest = lanes[i].lambda == lanes[1].lambda;
+      const PathEnd &slow = ends_[i], &fast = cheapest ? ends_[0] : ends_[i - 1];
+      const double slow_mib = slow.MemoryMib(q + 1), fast_mib = fast.MemoryMib(q + 1);
+      if (slow_mib > limit || fast_mib <= limit) continue;
+      const double slow_us = Us(slow, first_position, last_position, place),
+                   fast_us = Us(fast, first_position, last_position, place);
+      best = std::min(best, slow_us + (fast_us - slow_us) * (limit - slow_mib) / (fast_mib - slow_mib));
+    }
+    return best;
+  }
+
   const StageProgramme& programme_;
   const OpSplits& splits_;
   double limit_us_;
-  std::vector<double> best_;  // [q - q_lo][kind]
+  std::vector<double> best_;   // [q - q_lo][kind]
+  std::vector<PathEnd> ends_;  // [lane]
 };
 
 struct Candidate {
@@ -113,7 +147,14 @@ void PathPlanner::Fill(const StageProgramme& programme, int32_t size, double lim
   }
 }
 
-StagePtr PathPlanner::StageOf(const StageProgramme& programme, const CutStage& cut) const {
+StagePtr PathPlanner::StageOf(const StageProgramme& programme, const CutStage& cut) {
+  const int32_t kind = programme.KindOf(cut.place.first_gpu, cut.gpus);
+  const auto [entry, fresh] = made_.try_emplace({cut.first, cut.end, cut.gpus, cut.place.stages_behind, kind});
+  if (fresh) entry->second = MakeStage(programme, cut);
+  return entry->second;
+}
+
+StagePtr PathPlanner::MakeStage(const StageProgramme& programme, const CutStage& cut) const {
   const CostModel& model = programme.model();
   const auto size = std::lower_bound(programme.sizes().begin(), programme.sizes().end(), cut.gpus) - programme.sizes().begin();
   const OpSplits& splits = *splits_[size];

@@ -1,7 +1,9 @@
 // Stages whose ops are split and recomputed one by one, for the stage programme.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "plan/op_paths.h"
@@ -16,13 +18,16 @@ class PathPlanner : public StagePlanner, private StageOracle {
  public:
   explicit PathPlanner(const StageProgramme& programme);
   const StageOracle& oracle() const override { return *this; }
-  // At least as fast as the programme thinks it is.
-  StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) const override;
+  int32_t rounds() const override { return 12; }
+  StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) override;
   const OpSplits& splits(int32_t size) const { return *splits_[size]; }
 
  private:
   void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override;
-  std::vector<std::unique_ptr<OpSplits>> splits_;  // [size]
+  StagePtr MakeStage(const StageProgramme& programme, const CutStage& cut) const;
+
+  std::vector<std::unique_ptr<OpSplits>> splits_;                                     // [size]
+  std::map<std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t>, StagePtr> made_;  // by ops, devices and place
 };
 
 }  // namespace tidepool::plan

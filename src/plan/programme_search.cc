@@ -52,8 +52,18 @@ StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchReq
     for (const auto& programme : programmes) {
       if (over) break;
       const std::unique_ptr<StagePlanner> planner = make(*programme);
+      std::function<double(const CutStage&)> actual;
+      if (planner->rounds() > 0) {
+        actual = [&](const CutStage& cut) {
+          const StagePtr stage = planner->StageOf(*programme, cut);
+          if (stage == nullptr) return kNever;
+          const StageTotals totals = model.TotalsOf(*stage, programme->micro_batch());
+          return EffectiveUs(model.CostAt(totals, cut.place), programme->micro_batches());
+        };
+      }
+      const auto interrupted = [&] { return stop(programme->evaluations()); };
       const std::optional<CutSolution> cuts =
-          programme->Solve(planner->oracle(), best_us, &workers, [&] { return stop(programme->evaluations()); });
+          programme->Solve(planner->oracle(), best_us, &workers, interrupted, actual, planner->rounds());
       result.evaluations += programme->evaluations();
       if (!cuts) continue;
       RankedPlan found;

@@ -358,8 +358,30 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   return true;
 }
 
+double* StageProgramme::Entry(const CutStage& cut) {
+  const auto z = std::lower_bound(sizes_.begin(), sizes_.end(), cut.gpus) - sizes_.begin();
+  StartClass& start = table_[z][class_of_[cut.first]];
+  WindowBlock& block = cut.end <= segment_end_[cut.first] ? start.inside : start.beyond[beyond_of_[z][cut.first]];
+  const int32_t kind = KindOf(cut.place.first_gpu, cut.gpus);
+  return &block.us[(static_cast<size_t>(cut.place.stages_behind - block.q_lo) * kinds_.size() + kind) * block.lengths() +
+                   (cut.end - cut.first - block.lo)];
+}
+
+void StageProgramme::Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best) {
+  double slowest = 0, sum = 0;
+  for (CutStage& cut : solution.stages) {
+    cut.us = actual(cut);
+    *Entry(cut) = cut.us;
+    slowest = std::max(slowest, cut.us);
+    sum += cut.us;
+  }
+  solution.objective_us = static_cast<double>(micro_batches_ - 1) * slowest + sum;
+  if (solution.objective_us < best->objective_us) *best = std::move(solution);
+}
+
 std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, double bound_us, Workers* workers,
-                                                 const std::function<bool()>& interrupted) {
+                                                 const std::function<bool()>& interrupted,
+                                                 const std::function<double(const CutStage&)>& actual, int32_t rounds) {
   const double floor = FloorUs();
   if (!(floor < kNever) || floor * kSlack > bound_us) return std::nullopt;
   const double rest = static_cast<double>(micro_batches_ - 1);
@@ -371,18 +393,31 @@ std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, doub
   const double base = work_us_[ops_] / gpus_;
   CutSolution best;
   double most = cap(bound_us);
+  // The best of the table; with `actual`, the best that was looked at.
+  const auto solve = [&] {
+    Fill(oracle, workers);
+    for (int32_t round = 0;; ++round) {
+      CutSolution found{best.objective_us, {}};
+      was_interrupted_ = was_interrupted_ || interrupted() || !SolveLimited(workers, interrupted, &found);
+      if (found.stages.empty()) break;
+      if (actual == nullptr) {
+        best = std::move(found);
+        break;
+      }
+      Actualize(std::move(found), actual, &best);
+      if (was_interrupted_ || round >= rounds) break;
+    }
+  };
   for (const double factor : {1.04, 1.12, 1.3, 1.7, 2.5, 5.0, 20.0, kNever}) {
     const bool last = base * factor >= most;
     Limit(last ? most : base * factor);
-    Fill(oracle, workers);
-    was_interrupted_ = was_interrupted_ || interrupted() || !SolveLimited(workers, interrupted, &best);
+    solve();
     if (last || was_interrupted_) break;
     if (best.objective_us == kNever) continue;
     most = std::min(most, cap(best.objective_us));
     if (most > limit_us_) {  // plans with a slower stage may still be better
       Limit(most);
-      Fill(oracle, workers);
-      was_interrupted_ = !SolveLimited(workers, interrupted, &best);
+      solve();
     }
     break;
   }

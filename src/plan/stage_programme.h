@@ -100,8 +100,13 @@ class StageProgramme {
 
   // The best plan with an objective of at most `bound_us`; none if there is none. `interrupted` is asked between passes: true
   // ends the search with the best so far.
+  //
+  // `actual`, if there is one: what a stage of a solution costs when it is looked at closely; infinite: it does not fit. The
+  // oracle's times are estimates then. They are replaced for the stages of each solution, and the programme is solved again, at
+  // most `rounds` times, or until no estimate promises more. The times of the result are actual.
   std::optional<CutSolution> Solve(const StageOracle& oracle, double bound_us, Workers* workers,
-                                   const std::function<bool()>& interrupted);
+                                   const std::function<bool()>& interrupted,
+                                   const std::function<double(const CutStage&)>& actual = nullptr, int32_t rounds = 0);
   bool was_interrupted() const { return was_interrupted_; }
   // Windows that the oracle was asked for, times places.
   int64_t evaluations() const { return evaluations_; }
@@ -124,6 +129,9 @@ class StageProgramme {
   template <bool kSum>
   Sum Pass(double limit_us, Workers* workers);
   std::vector<CutStage> Trace(int32_t stages) const;
+  double* Entry(const CutStage& cut);
+  // Replaces the estimates of the solution's stages; its times become actual, and *best the better of the two.
+  void Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best);
   bool SolveLimited(Workers* workers, const std::function<bool()>& interrupted, CutSolution* best);
   double& State(int32_t stages, int32_t gpus, int32_t op) {
     return state_[static_cast<size_t>(stages) * states_ + offset_[gpus] + static_cast<size_t>(op - band_lo_[gpus])];
