@@ -18,7 +18,7 @@ class PathPlanner : public StagePlanner, private StageOracle {
  public:
   explicit PathPlanner(const StageProgramme& programme);
   const StageOracle& oracle() const override { return *this; }
-  int32_t rounds() const override { return 12; }
+  int32_t rounds() const override { return 6; }
   StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) override;
   const OpSplits& splits(int32_t size) const { return *splits_[size]; }
 

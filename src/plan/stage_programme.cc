@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <tuple>
 
 namespace tidepool::plan {
 namespace {
 
+constexpr double kTolerance = 1e-4;   // of what estimates promise
 constexpr double kSlack = 1 - 1e-12;  // so that rounding never excludes what is just allowed
 
 // The least t + rest over both, where t is at most `limit_us`, and the least t above it.
@@ -15,18 +17,43 @@ struct Least {
   double value = kNever, next = kNever;
 };
 template <bool kSum>
-void Scan(const double* us, const double* rest, int32_t count, double limit_us, Least* least) {
-  double value = least->value, next = least->next;
-  for (int32_t i = 0; i < count; ++i) {
-    const double t = us[i], behind = rest[i];
-    const double total = kSum ? t + behind : std::max(t, behind);
-    const bool within = t <= limit_us;
-    const double candidate = within ? total : kNever;
-    const double above = within || behind == kNever ? kNever : t;
-    value = candidate < value ? candidate : value;
-    next = above < next ? above : next;
+void ScanOne(double us, double rest, double limit_us, Least* least) {
+  const double total = kSum ? us + rest : std::max(us, rest);
+  if (us <= limit_us) {
+    least->value = std::min(least->value, total);
+  } else if (rest < kNever) {
+    least->next = std::min(least->next, us);
   }
-  *least = {value, next};
+}
+
+// Two by two: the inner loop of the programme.
+using Two = double __attribute__((vector_size(16)));
+template <bool kSum>
+void ScanTwo(const double* us, const double* rest, const Two& limit, Two* value, Two* next) {
+  const Two never = {kNever, kNever};
+  Two t, behind;
+  std::memcpy(&t, us, sizeof(t));
+  std::memcpy(&behind, rest, sizeof(behind));
+  const Two total = kSum ? t + behind : (t > behind ? t : behind);
+  const Two candidate = t <= limit ? total : never;
+  const Two above = (t > limit) & (behind < never) ? t : never;
+  *value = candidate < *value ? candidate : *value;
+  *next = above < *next ? above : *next;
+}
+template <bool kSum>
+void Scan(const double* us, const double* rest, int32_t count, double limit_us, Least* least) {
+  const Two limit = {limit_us, limit_us}, never = {kNever, kNever};
+  Two value[2] = {never, never}, next[2] = {never, never};
+  int32_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    ScanTwo<kSum>(us + i, rest + i, limit, &value[0], &next[0]);
+    ScanTwo<kSum>(us + i + 2, rest + i + 2, limit, &value[1], &next[1]);
+  }
+  for (int32_t lane = 0; lane < 4; ++lane) {
+    least->value = std::min(least->value, value[lane / 2][lane % 2]);
+    least->next = std::min(least->next, next[lane / 2][lane % 2]);
+  }
+  for (; i < count; ++i) ScanOne<kSum>(us[i], rest[i], limit_us, least);
 }
 
 }  // namespace
@@ -338,7 +365,7 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   std::vector<Interval> open;
   const Sum first = sum_at(least.us);
   if (interrupted()) return false;
-  if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us) {
+  if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us * (1 - tolerance_)) {
     const Sum last = sum_at(whole_limit);
     if (last.us < first.us) open.push_back({first.next_us, last.slowest_us, first.us, last.us});
   }
@@ -346,7 +373,8 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
     if (interrupted()) return false;
     const Interval interval = open.back();
     open.pop_back();
-    if (rest * interval.lo_us + interval.hi_sum_us >= best->objective_us || interval.lo_sum_us <= interval.hi_sum_us) continue;
+    const double enough = best->objective_us * (1 - tolerance_);
+    if (rest * interval.lo_us + interval.hi_sum_us >= enough || interval.lo_sum_us <= interval.hi_sum_us) continue;
     const double useful = rest > 0 ? (best->objective_us - interval.hi_sum_us) / rest : interval.hi_us;
     const double hi = std::min(interval.hi_us, useful);
     if (!(interval.lo_us < hi)) continue;
@@ -379,47 +407,63 @@ void StageProgramme::Actualize(CutSolution solution, const std::function<double(
   if (solution.objective_us < best->objective_us) *best = std::move(solution);
 }
 
+double StageProgramme::Cap(double objective_us) const {
+  const double by_all = objective_us / static_cast<double>(micro_batches_);
+  const double rest = static_cast<double>(micro_batches_ - 1);
+  return rest > 0 ? std::min(by_all, (objective_us - LeastSumUs(0)) / rest) / kSlack : by_all / kSlack;
+}
+
+double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Workers* workers,
+                               const std::function<bool()>& interrupted) {
+  prepared_ = true;
+  if (!(FloorUs() < kNever)) return kNever;
+  const double base = work_us_[ops_] / gpus_;
+  for (const double factor : {1.04, 1.12, 1.3, 1.7, 2.5, 5.0, 20.0, kNever}) {
+    const bool last = base * factor >= most_us;
+    Limit(last ? most_us : base * factor);
+    Fill(oracle, workers);
+    least_slowest_us_ = Pass<false>(limit_us_, workers).us;
+    if (last || least_slowest_us_ < kNever) break;
+    if (interrupted()) {
+      was_interrupted_ = true;
+      break;
+    }
+  }
+  if (least_slowest_us_ == kNever) return kNever;
+  return static_cast<double>(micro_batches_ - 1) * least_slowest_us_ + Pass<true>(least_slowest_us_, workers).us;
+}
+
 std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, double bound_us, Workers* workers,
                                                  const std::function<bool()>& interrupted,
                                                  const std::function<double(const CutStage&)>& actual, int32_t rounds) {
-  const double floor = FloorUs();
+  const double rest = static_cast<double>(micro_batches_ - 1), floor = FloorUs();
   if (!(floor < kNever) || floor * kSlack > bound_us) return std::nullopt;
-  const double rest = static_cast<double>(micro_batches_ - 1);
-  // No stage of a plan with this objective is slower.
-  const auto cap = [&](double objective_us) {
-    const double by_all = objective_us / static_cast<double>(micro_batches_);
-    return rest > 0 ? std::min(by_all, (objective_us - LeastSumUs(0)) / rest) / kSlack : by_all / kSlack;
-  };
-  const double base = work_us_[ops_] / gpus_;
+  tolerance_ = actual == nullptr ? 0 : kTolerance;
   CutSolution best;
-  double most = cap(bound_us);
+  const double most = Cap(bound_us);
+  if (!prepared_) Prepare(oracle, most, workers, interrupted);
+  // No plan has a slowest stage below the least that was found.
+  if (rest * least_slowest_us_ + LeastSumUs(least_slowest_us_) > bound_us / kSlack) return std::nullopt;
   // The best of the table; with `actual`, the best that was looked at.
   const auto solve = [&] {
-    Fill(oracle, workers);
-    for (int32_t round = 0;; ++round) {
-      CutSolution found{best.objective_us, {}};
-      was_interrupted_ = was_interrupted_ || interrupted() || !SolveLimited(workers, interrupted, &found);
+    for (int32_t round = 0; !was_interrupted_; ++round) {
+      CutSolution found{std::min(bound_us / kSlack, best.objective_us * (1 - tolerance_)), {}};
+      was_interrupted_ = interrupted() || !SolveLimited(workers, interrupted, &found);
       if (found.stages.empty()) break;
       if (actual == nullptr) {
         best = std::move(found);
         break;
       }
       Actualize(std::move(found), actual, &best);
-      if (was_interrupted_ || round >= rounds) break;
+      if (round >= rounds) break;
     }
   };
-  for (const double factor : {1.04, 1.12, 1.3, 1.7, 2.5, 5.0, 20.0, kNever}) {
-    const bool last = base * factor >= most;
-    Limit(last ? most : base * factor);
+  solve();
+  const double needed = std::min(most, Cap(best.objective_us));
+  if (!was_interrupted_ && needed > limit_us_) {  // plans with a slower stage may still be better
+    Limit(needed);
+    Fill(oracle, workers);
     solve();
-    if (last || was_interrupted_) break;
-    if (best.objective_us == kNever) continue;
-    most = std::min(most, cap(best.objective_us));
-    if (most > limit_us_) {  // plans with a slower stage may still be better
-      Limit(most);
-      solve();
-    }
-    break;
   }
   if (best.stages.empty() || best.objective_us * kSlack > bound_us) return std::nullopt;
   return best;

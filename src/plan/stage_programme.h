@@ -98,6 +98,12 @@ class StageProgramme {
   // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
   double FloorUs() const;
 
+  // Fills the table as far as the slowest stage of some plan needs it, but not above `most_us`. The objective of a good plan, or
+  // infinite.
+  double Prepare(const StageOracle& oracle, double most_us, Workers* workers, const std::function<bool()>& interrupted);
+  // No stage of a plan with this objective is slower.
+  double Cap(double objective_us) const;
+
   // The best plan with an objective of at most `bound_us`; none if there is none. `interrupted` is asked between passes: true
   // ends the search with the best so far.
   //
@@ -156,6 +162,9 @@ class StageProgramme {
   std::vector<int32_t> class_of_, segment_end_;                    // of a start
 
   double limit_us_ = 0;
+  bool prepared_ = false;
+  double least_slowest_us_ = kNever;             // of Prepare
+  double tolerance_ = 0;                         // solutions that are better by a smaller part are not looked for
   std::vector<int32_t> gpus_lo_, gpus_hi_;       // devices that ops [i, n) may have
   std::vector<int32_t> band_lo_, band_hi_;       // ops that may begin what g devices do; empty: hi < lo
   std::vector<size_t> offset_;                   // of a number of devices in a layer of states
