@@ -6,8 +6,11 @@
 namespace tidepool::plan {
 
 StatusOr<SearchResult> SearchOpDp(const CostModel& model, const SearchRequest& request) {
-  return SearchByProgramme(model, request,
-                           [](const StageProgramme& programme) { return std::make_unique<PathPlanner>(programme); });
+  StatusOr<SearchResult> result =
+      SearchByProgramme(model, request, [](const StageProgramme& programme) { return std::make_unique<PathPlanner>(programme); });
+  // Its table is made of estimates. Where all that they promise falls through, the exact search has the word.
+  if (result.status().code() == StatusCode::kResourceExhausted) return SearchExact(model, request);
+  return result;
 }
 
 }  // namespace tidepool::plan

@@ -19,6 +19,7 @@ class PathPlanner : public StagePlanner, private StageOracle {
   explicit PathPlanner(const StageProgramme& programme);
   const StageOracle& oracle() const override { return *this; }
   int32_t rounds() const override { return 6; }
+  double tolerance() const override { return 1e-4; }
   StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) override;
   const OpSplits& splits(int32_t size) const { return *splits_[size]; }
 

@@ -94,7 +94,7 @@ StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchReq
       }
       const auto interrupted = [&] { return stop(programme->evaluations()); };
       const std::optional<CutSolution> cuts =
-          programme->Solve(planner->oracle(), best_us, &workers, interrupted, actual, planner->rounds());
+          programme->Solve(planner->oracle(), best_us, &workers, interrupted, actual, planner->rounds(), planner->tolerance());
       result.evaluations += programme->evaluations();
       if (!cuts) continue;
       RankedPlan found;

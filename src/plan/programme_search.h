@@ -18,6 +18,7 @@ class StagePlanner {
   virtual StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) = 0;
   // Whether the oracle's times are estimates, and how often solutions are looked at closely.
   virtual int32_t rounds() const { return 0; }
+  virtual double tolerance() const { return 0; }  // as StageProgramme::Solve
 };
 using MakeStagePlanner = std::function<std::unique_ptr<StagePlanner>(const StageProgramme& programme)>;
 

@@ -17,7 +17,7 @@ struct KindEntry {
   StatusOr<SearchResult> (*search)(const CostModel&, const SearchRequest&);  // null: this build does not have it
 };
 constexpr KindEntry kKinds[] = {
-    {SearchKind::kAuto, "auto", nullptr},
+    {SearchKind::kAuto, "auto", &SearchAuto},
     {SearchKind::kOpDp, "op-dp", &SearchOpDp},
     {SearchKind::kExact, "exact", &SearchExact},
     {SearchKind::kAceso, "aceso", nullptr},

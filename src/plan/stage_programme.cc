@@ -9,7 +9,6 @@
 namespace tidepool::plan {
 namespace {
 
-constexpr double kTolerance = 1e-4;   // of what estimates promise
 constexpr double kSlack = 1 - 1e-12;  // so that rounding never excludes what is just allowed
 
 // The least t + rest over both, where t is at most `limit_us`, and the least t above it.
@@ -435,10 +434,11 @@ double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Worker
 
 std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, double bound_us, Workers* workers,
                                                  const std::function<bool()>& interrupted,
-                                                 const std::function<double(const CutStage&)>& actual, int32_t rounds) {
+                                                 const std::function<double(const CutStage&)>& actual, int32_t rounds,
+                                                 double tolerance) {
   const double rest = static_cast<double>(micro_batches_ - 1), floor = FloorUs();
   if (!(floor < kNever) || floor * kSlack > bound_us) return std::nullopt;
-  tolerance_ = actual == nullptr ? 0 : kTolerance;
+  tolerance_ = tolerance;
   CutSolution best;
   const double most = Cap(bound_us);
   if (!prepared_) Prepare(oracle, most, workers, interrupted);

@@ -109,10 +109,12 @@ class StageProgramme {
   //
   // `actual`, if there is one: what a stage of a solution costs when it is looked at closely; infinite: it does not fit. The
   // oracle's times are estimates then. They are replaced for the stages of each solution, and the programme is solved again, at
-  // most `rounds` times, or until no estimate promises more. The times of the result are actual.
+  // most `rounds` times, or until no estimate promises more. The times of the result are actual. `tolerance`: solutions that are
+  // better by a smaller part are not looked for.
   std::optional<CutSolution> Solve(const StageOracle& oracle, double bound_us, Workers* workers,
                                    const std::function<bool()>& interrupted,
-                                   const std::function<double(const CutStage&)>& actual = nullptr, int32_t rounds = 0);
+                                   const std::function<double(const CutStage&)>& actual = nullptr, int32_t rounds = 0,
+                                   double tolerance = 0);
   bool was_interrupted() const { return was_interrupted_; }
   // Windows that the oracle was asked for, times places.
   int64_t evaluations() const { return evaluations_; }
