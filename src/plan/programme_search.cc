@@ -100,11 +100,15 @@ StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchReq
       RankedPlan found;
       found.plan.global_batch = request.global_batch;
       found.plan.micro_batch = programme->micro_batch();
+      bool whole = true;
       for (const CutStage& cut : cuts->stages) {
         found.plan.stages.push_back(planner->StageOf(*programme, cut));
-        if (found.plan.stages.back() == nullptr) {
-          return Internal("ops {} to {} have a price and no stage", cut.first, cut.end - 1);
-        }
+        whole = whole && found.plan.stages.back() != nullptr;
+      }
+      if (!whole) {  // under a model whose stages at a place differ from those that the table was made of
+        result.notes.push_back(
+            fmt::format("micro-batch {}: a stage of the best cut did not fit after all", found.plan.micro_batch));
+        continue;
       }
       TIDEPOOL_ASSIGN_OR_RETURN(found.cost, model.Price(found.plan));
       best_us = std::min(best_us, cuts->objective_us);

@@ -69,14 +69,17 @@ StageProgramme::StageProgramme(const CostModel& model, int32_t micro_batch, int6
   bounds_.max_stages = bounds_.max_stages == 0 ? most : std::min(bounds_.max_stages, most);
   PrepareOps();
   const Cluster& cluster = model_.cluster();
-  std::map<std::tuple<int32_t, LinkClass, LinkClass>, int32_t> known;
+  // Models other than the published one may let the first stage receive nothing.
+  const bool first_differs = model_.name() != "parity";
+  std::map<std::tuple<int32_t, LinkClass, LinkClass, bool>, int32_t> known;
   for (int32_t first = 0; first < gpus_; ++first) {
     for (const int32_t size : sizes_) {
       int32_t kind = -1;
       if (cluster.IsStageRange(first, size)) {
         const StagePlace place{.in_link = cluster.LinkAt(first), .out_link = cluster.LinkAt(first + size), .first_gpu = first};
         const auto [entry, fresh] =
-            known.try_emplace({cluster.GroupOf(first), place.in_link, place.out_link}, static_cast<int32_t>(kinds_.size()));
+            known.try_emplace({cluster.GroupOf(first), place.in_link, place.out_link, first_differs && first == 0},
+                              static_cast<int32_t>(kinds_.size()));
         if (fresh) kinds_.push_back(place);
         kind = entry->second;
       }
