@@ -9,6 +9,8 @@ void AddAllVerbs(VerbList* verbs) {
   AddModelVerbs(verbs);
   AddDataVerbs(verbs);
   AddProfileVerbs(verbs);
+  AddPlanVerbs(verbs);
+  AddExperimentVerbs(verbs);
   AddBenchVerbs(verbs);
   AddToolVerbs(verbs);
 }
