@@ -30,16 +30,20 @@ void Print(const std::string& kind, const plan::testing::ReferenceProblem& probl
   const Plan& best = result.plans.front().plan;
   std::vector<int32_t> devices;
   for (const StagePtr& stage : best.stages) devices.push_back(stage->gpus());
+  std::vector<std::string> by_stages;
+  for (const RankedPlan& ranked : result.plans) {
+    by_stages.push_back(fmt::format(R"("{}": {:.3f})", ranked.plan.stages.size(), ranked.cost.iteration_ms / 1000));
+  }
   const double ours = result.best_ms() / 1000;
   fmt::print(
       R"({{"setting": "{}", "search": "{}", "iteration_s": {:.4f}, "published_s": {:.4f}, "change_percent": {:.3f}, )"
       R"("search_s": {:.3f}, "published_cpu_s_to_best": {:.2f}, "published_cpu_s": {:.1f}, "evaluations": {}, "micro_batch": {}, )"
-      R"("devices": [{}], "published_grid_s": {:.3f}, "lower_bound_s": {:.3f}}})"
+      R"("devices": [{}], "published_grid_s": {:.3f}, "lower_bound_s": {:.3f}, "by_stages": {{{}}}}})"
       "\n",
       problem.name, kind, ours, problem.published_seconds,
       problem.published_seconds > 0 ? 100 * (ours / problem.published_seconds - 1) : 0.0, result.seconds,
       problem.published_found_cpu_s, problem.published_total_cpu_s, result.evaluations, best.micro_batch,
-      fmt::join(devices, ", "), problem.grid_seconds, problem.lower_bound_seconds);
+      fmt::join(devices, ", "), problem.grid_seconds, problem.lower_bound_seconds, fmt::join(by_stages, ", "));
   std::fflush(stdout);
 }
 
@@ -57,6 +61,7 @@ int main(int argc, char** argv) {
     Status status = problem.status();
     if (problem.ok()) {
       SearchRequest request = (*problem)->request;
+      request.top_k = 5;
       if (arguments.size() > 1) request.budget = std::atoll(arguments[1].c_str());
       if (arguments.size() > 2) request.threads = std::atoi(arguments[2].c_str());
       const auto result = Find(kind, *(*problem)->model, request);

@@ -12,7 +12,9 @@
 namespace tidepool::plan {
 namespace {
 
-constexpr int64_t kDefaultBudget = 1'000'000;
+// Evaluations of lists of up to a thousand ops; longer ones cost more each, and get fewer.
+constexpr int64_t kDefaultBudget = 600'000;
+constexpr int64_t kUsualOps = 1000;
 constexpr int kRounds = 4;
 constexpr int32_t kMostStageCounts = 64;
 
@@ -53,7 +55,8 @@ StatusOr<SearchResult> SearchAceso(const CostModel& model, const SearchRequest& 
   for (const auto& search : searches) {
     if (search->best()) active.push_back(search.get());
   }
-  const int64_t budget = request.budget > 0 ? request.budget : kDefaultBudget;
+  const int64_t own_budget = kDefaultBudget * kUsualOps / std::max<int64_t>(kUsualOps, model.ops().size());
+  const int64_t budget = request.budget > 0 ? request.budget : own_budget;
   bool all_exhausted = true;
   for (int round = 0; round < kRounds && !active.empty() && !run.Expired(); ++round) {
     const int64_t each = std::max<int64_t>(1, budget / kRounds / static_cast<int64_t>(active.size()));

@@ -51,19 +51,21 @@ class StageTuner {
   }
 
   // From every tunable op, to the left and to the right, the longest run of ops with its width takes a step from width to
-  // replicas or back. The best of all is kept.
+  // replicas or back. What helps is kept at once.
   bool ShiftRuns() {
-    const StagePtr stage = best_.stage;
-    const std::vector<OpChoice> choices = WithoutRecompute(stage)->Choices();
-    const int32_t count = stage->count();
     bool better = false;
+    std::vector<OpChoice> choices = WithoutRecompute(best_.stage)->Choices();
+    const int32_t first = best_.stage->first(), count = best_.stage->count();
     for (int32_t at = 0; at < count && !Exhausted(); ++at) {
-      if (!model_.ops().at(stage->first() + at).tunable) continue;
+      if (!model_.ops().at(first + at).tunable) continue;
       for (const int32_t step : {-1, 1}) {
-        int32_t end = at;
-        while (end + step >= 0 && end + step < count && SameWidth(choices[end + step], choices[at])) end += step;
-        const int32_t from = std::min(at, end), to = std::max(at, end) + 1;
-        for (const bool widen : {false, true}) better = OfferShift(stage, choices, from, to, widen) || better;
+        for (const bool widen : {false, true}) {
+          int32_t end = at;
+          while (end + step >= 0 && end + step < count && SameWidth(choices[end + step], choices[at])) end += step;
+          if (!OfferShift(choices, std::min(at, end), std::max(at, end) + 1, widen)) continue;
+          better = true;
+          choices = WithoutRecompute(best_.stage)->Choices();
+        }
       }
     }
     return better;
@@ -73,7 +75,7 @@ class StageTuner {
     return a.tensor_parallel == b.tensor_parallel && a.data_parallel == b.data_parallel;
   }
 
-  bool OfferShift(const StagePtr& stage, const std::vector<OpChoice>& choices, int32_t from, int32_t to, bool widen) {
+  bool OfferShift(const std::vector<OpChoice>& choices, int32_t from, int32_t to, bool widen) {
     std::vector<OpChoice> shifted = choices;
     for (int32_t i = from; i < to; ++i) {
       OpChoice& choice = shifted[i];
@@ -85,7 +87,7 @@ class StageTuner {
       if (model_.RowOf(choice, micro_batch_) < 0) choice.algorithm = 0;
       if (model_.RowOf(choice, micro_batch_) < 0) return false;
     }
-    return Offer(Stage::Make(stage->first(), shifted));
+    return Offer(Stage::Make(best_.stage->first(), shifted));
   }
 
   // Op by op, the other algorithms; what helps is kept at once.
@@ -157,22 +159,35 @@ class StageTuner {
 
 }  // namespace
 
-std::optional<RankedPlan> FineTune(PlanEditor* editor, const RankedPlan& from, const FineTuneOptions& options) {
+std::optional<RankedPlan> FineTune(PlanEditor* editor, const RankedPlan& from, const FineTuneOptions& options,
+                                   TunedStages* tuned) {
+  constexpr size_t kMostRemembered = size_t{1} << 16;
   const int64_t last = options.budget > 0 ? editor->evaluations() + options.budget : std::numeric_limits<int64_t>::max();
   const std::vector<StagePlace> places = editor->model().PlacesOf(from.plan);
-  Plan tuned = from.plan;
+  Plan plan = from.plan;
   bool better = false;
   for (size_t i = 0; i < places.size(); ++i) {
-    const double limit = editor->LimitAt(places[i]);
+    StagePtr& stage = plan.stages[i];
     const StageCost& cost = from.cost.stages[i];
-    const PlacedStage now{.stage = tuned.stages[i], .cost = cost, .priced = true, .fits = cost.memory_mib <= limit};
-    const PlacedStage best = StageTuner(editor, tuned.micro_batch, places[i], last).Tune(now, options);
+    const PlacedStage now{.stage = stage, .cost = cost, .priced = true, .fits = cost.memory_mib <= editor->LimitAt(places[i])};
+    const Key128 key = PlacedKey(editor->model(), *stage, plan.micro_batch, places[i]);
+    PlacedStage best;
+    if (tuned != nullptr && tuned->contains(key)) {
+      best = editor->PlaceAsIs(tuned->at(key), plan.micro_batch, places[i]);
+    } else {
+      best = StageTuner(editor, plan.micro_batch, places[i], last).Tune(now, options);
+      if (tuned != nullptr && editor->evaluations() < last) {
+        if (tuned->size() >= kMostRemembered) tuned->clear();
+        (*tuned)[key] = best.stage;
+        (*tuned)[PlacedKey(editor->model(), *best.stage, plan.micro_batch, places[i])] = best.stage;
+      }
+    }
     if (!IsBetterStage(best, now)) continue;
-    tuned.stages[i] = best.stage;
+    stage = best.stage;
     better = true;
   }
   if (!better) return std::nullopt;
-  return editor->MakeAsIs(tuned);
+  return editor->MakeAsIs(plan);
 }
 
 }  // namespace tidepool::plan

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <unordered_map>
 
 #include "plan/plan_editor.h"
 
@@ -20,8 +21,12 @@ struct FineTuneOptions {
   int64_t budget = 0;  // evaluations; 0: no limit
 };
 
+// What stages became when they were tuned, so that no stage is tuned twice at one place; for one editor and one set of options.
+using TunedStages = std::unordered_map<Key128, StagePtr, Key128Hash>;
+
 // The same plan with faster stages, each tuned until nothing helps; none if nothing helped. Cuts and devices stay. A stage that
 // does not fit is made smaller first.
-std::optional<RankedPlan> FineTune(PlanEditor* editor, const RankedPlan& from, const FineTuneOptions& options = {});
+std::optional<RankedPlan> FineTune(PlanEditor* editor, const RankedPlan& from, const FineTuneOptions& options = {},
+                                   TunedStages* tuned = nullptr);
 
 }  // namespace tidepool::plan

@@ -144,6 +144,8 @@ class Pipeline {
   Pipeline(const CostModel& model, const Segments& segments, int32_t most_stages)
       : model_(model), segments_(segments), gpus_(model.cluster().gpus()), most_stages_(most_stages) {}
 
+  void IgnoreMemory() { checks_memory_ = false; }
+
   // The stages with the least sum of times, none above the bound, for every number of stages; empty where there are none.
   std::vector<std::vector<StagePtr>> Solve(double bound_us) {
     const int32_t layers = segments_.layers();
@@ -183,7 +185,7 @@ class Pipeline {
         const double rest = least_[Index(stages - 1, last + 1, devices - count)];
         if (rest + segment.time_us >= least_[to]) continue;
         const StagePlace place{.stages_behind = stages - 1, .first_gpu = gpu};
-        if (model_.MemoryAt(segment.totals, place) > limit) continue;
+        if (checks_memory_ && model_.MemoryAt(segment.totals, place) > limit) continue;
         least_[to] = rest + segment.time_us;
         choice_[to] = {static_cast<int32_t>(size), last};
       }
@@ -204,6 +206,7 @@ class Pipeline {
   const CostModel& model_;
   const Segments& segments_;
   int32_t gpus_, most_stages_;
+  bool checks_memory_ = true;
   std::vector<double> least_;
   std::vector<Choice> choice_;
 };
@@ -231,6 +234,10 @@ class Setting {
     Sweep(&pipeline, low, high * 1.0001, kBounds);
     for (int i = 0; i < kRefinements && best_bound_ > 0; ++i)
       Sweep(&pipeline, best_bound_ / step_, best_bound_ * step_, kFinerBounds);
+    if (best_.empty()) {  // for the memory that would be needed
+      pipeline.IgnoreMemory();
+      Sweep(&pipeline, high * 1.0001, high * 1.0001, 2);
+    }
     return std::move(best_);
   }
 

@@ -28,6 +28,16 @@ void MultiHopSearch::AddStart(const RankedPlan& plan) {
   pool_.insert(plan);
 }
 
+RankedPlan MultiHopSearch::Tuned(RankedPlan plan) {
+  FineTuneOptions tuning = options_.fine_tune_options;
+  tuning.budget = std::max<int64_t>(1, work_limit_ - work());
+  std::optional<RankedPlan> tuned = FineTune(&editor_, plan, tuning, &tuned_stages_);
+  if (!tuned || !IsBetter(*tuned, plan)) return plan;
+  seen_.insert(tuned->plan.Key());
+  Offer(*tuned);
+  return *std::move(tuned);
+}
+
 void MultiHopSearch::Run(int64_t evaluations) {
   const int64_t before = editor_.evaluations();
   work_limit_ = work() + evaluations;
@@ -35,17 +45,11 @@ void MultiHopSearch::Run(int64_t evaluations) {
     if (!current_) {
       if (pool_.empty()) break;
       current_ = std::move(pool_.extract(pool_.begin()).value());
+      const bool near = current_->cost.iteration_ms <= options_.tune_within * best_->cost.iteration_ms;
+      if (options_.fine_tune && current_->cost.fits && near) current_ = Tuned(*std::move(current_));
     }
     std::optional<RankedPlan> next = TryTargets(*current_);
-    if (next && options_.fine_tune) {
-      FineTuneOptions tuning = options_.fine_tune_options;
-      tuning.budget = std::max<int64_t>(1, work_limit_ - work());
-      if (std::optional<RankedPlan> tuned = FineTune(&editor_, *next, tuning); tuned && IsBetter(*tuned, *next)) {
-        seen_.insert(tuned->plan.Key());
-        next = std::move(tuned);
-        Offer(*next);
-      }
-    }
+    if (next && options_.fine_tune) next = Tuned(*std::move(next));
     if (!next && Stop()) break;  // cut short: the same plan is tried again, should there be another call
     current_ = std::move(next);
   }

@@ -22,6 +22,7 @@ struct MultiHopOptions {
   int32_t expansions = 48;      // plans that one dive may take apart
   double restart_within = 1.2;  // of the best plan's time: what is worth a restart
   size_t pool_limit = 4096;     // plans kept for restarts
+  double tune_within = 1.1;     // of the best plan's time: restarts that are fine-tuned first
   bool fine_tune = true;        // after every step forward
   FineTuneOptions fine_tune_options;
   PrimitiveOptions primitives;
@@ -53,6 +54,7 @@ class MultiHopSearch {
   std::optional<RankedPlan> Dive(const RankedPlan& plan, int32_t target, int32_t depth, const RankedPlan& start);
   // Children of the primitives that nobody saw before, best first.
   std::vector<RankedPlan> Expand(const RankedPlan& plan, int32_t target, const std::vector<Primitive>& group);
+  RankedPlan Tuned(RankedPlan plan);
   void Offer(const RankedPlan& plan);
   void KeepForRestart(RankedPlan plan);
   bool Stop() { return work() >= work_limit_ || run_->Expired(); }
@@ -64,6 +66,7 @@ class MultiHopSearch {
   std::optional<RankedPlan> best_, current_;
   std::unordered_set<Key128, Key128Hash> seen_;  // made at some time
   std::set<RankedPlan, Better> pool_;            // made, better than none, not yet a start
+  TunedStages tuned_stages_;
   int64_t work_limit_ = 0, expansions_ = 0;
   int32_t dive_expansions_ = 0;
 };

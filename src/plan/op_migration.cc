@@ -75,6 +75,7 @@ class Migration {
     const StageCost& cost = from_.cost.stages[partner];
     const double gap = Measure(stage) - Measure(partner);
     double idle = gap / 2;
+    if (cost.time_us <= 0 || cost.memory_mib <= 0) return gap * from_.plan.stages[partner]->gpus();
     if (cost.recompute_us == 0) {
       const double headroom = std::max(0.0, editor_->LimitAt(places_[partner]) / cost.memory_mib - 1) * cost.time_us;
       idle = headroom >= gap ? gap : headroom + (gap - headroom) / 2;

@@ -9,15 +9,6 @@
 namespace tidepool::plan {
 namespace {
 
-Key128 PlacedKey(const Stage& plain, int32_t micro_batch, const StagePlace& place, int32_t group) {
-  Key128 key = plain.key();
-  const uint64_t where = static_cast<uint64_t>(micro_batch) << 32 | static_cast<uint64_t>(place.stages_behind) << 16 |
-                         static_cast<uint64_t>(group + 1) << 2 | static_cast<uint64_t>(place.in_link) << 1 |
-                         static_cast<uint64_t>(place.out_link);
-  key.high ^= where * 0x9E3779B97F4A7C15ull;
-  return key;
-}
-
 // Whether the stages cost the same at both.
 bool SamePlace(const CostModel& model, const StagePlace& a, const StagePlace& b) {
   return a.stages_behind == b.stages_behind && a.in_link == b.in_link && a.out_link == b.out_link &&
@@ -25,6 +16,15 @@ bool SamePlace(const CostModel& model, const StagePlace& a, const StagePlace& b)
 }
 
 }  // namespace
+
+Key128 PlacedKey(const CostModel& model, const Stage& stage, int32_t micro_batch, const StagePlace& place) {
+  Key128 key = stage.key();
+  const auto group = static_cast<uint64_t>(model.cluster().GroupOf(place.first_gpu) + 1);
+  const uint64_t where = static_cast<uint64_t>(micro_batch) << 32 | static_cast<uint64_t>(place.stages_behind) << 16 |
+                         group << 2 | static_cast<uint64_t>(place.in_link) << 1 | static_cast<uint64_t>(place.out_link);
+  key.high ^= where * 0x9E3779B97F4A7C15ull;
+  return key;
+}
 
 StagePtr WithoutRecompute(const StagePtr& stage) {
   if (!stage->recomputes()) return stage;
@@ -50,7 +50,7 @@ StagePtr Rescaled(const CostModel& model, const StagePtr& stage, int32_t micro_b
 
 PlacedStage PlanEditor::Place(const StagePtr& stage, int32_t micro_batch, const StagePlace& place) {
   const StagePtr plain = WithoutRecompute(stage);
-  const Key128 key = PlacedKey(*plain, micro_batch, place, model_.cluster().GroupOf(place.first_gpu));
+  const Key128 key = PlacedKey(model_, *plain, micro_batch, place);
   ++evaluations_;
   const auto found = placed_.find(key);
   if (found != placed_.end()) return found->second;

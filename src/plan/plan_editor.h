@@ -21,7 +21,8 @@ struct PlacedStage {
   bool fits = false;
 };
 
-// Remembers every stage that it placed, so it is to be used by one search on one thread. Thread-compatible. The model must outlive it.
+// Remembers every stage that it placed, so it is to be used by one search on one thread. Thread-compatible. The model must
+// outlive it.
 class PlanEditor {
  public:
   // `micro_batches`: those that plans may have, ascending.
@@ -58,6 +59,9 @@ class PlanEditor {
   std::unordered_map<Key128, PlacedStage, Key128Hash> placed_;
   int64_t evaluations_ = 0;
 };
+
+// Stages that cost the same at the same place of plans with one micro-batch have one key; flags count.
+Key128 PlacedKey(const CostModel& model, const Stage& stage, int32_t micro_batch, const StagePlace& place);
 
 // The stage with other recompute flags: none.
 StagePtr WithoutRecompute(const StagePtr& stage);

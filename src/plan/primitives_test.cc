@@ -105,7 +105,7 @@ int Walk(uint32_t seed, int problems, int steps, std::set<Primitive>* made, Chec
 TEST(Primitives, KeepOpsDevicesBatchAndEveryRuleOfAValidPlan) {
   std::set<Primitive> made;
   const int moves =
-      Walk(1, 150, 30, &made, [](const CostModel& model, Primitive, int32_t, const RankedPlan& before, const RankedPlan& after) {
+      Walk(1, 300, 30, &made, [](const CostModel& model, Primitive, int32_t, const RankedPlan& before, const RankedPlan& after) {
         ExpectConserved(model, before, after);
       });
   EXPECT_GT(moves, 2000);
@@ -115,7 +115,7 @@ TEST(Primitives, KeepOpsDevicesBatchAndEveryRuleOfAValidPlan) {
 TEST(Primitives, PriceWhatTheyMakeAsAFullEvaluationDoesInEveryBit) {
   std::set<Primitive> made;
   const int moves =
-      Walk(2, 100, 30, &made, [](const CostModel& model, Primitive, int32_t, const RankedPlan&, const RankedPlan& after) {
+      Walk(2, 200, 30, &made, [](const CostModel& model, Primitive, int32_t, const RankedPlan&, const RankedPlan& after) {
         const auto full = model.Price(after.plan);
         ASSERT_TRUE(full.ok());
         ExpectSameCost(after.cost, *full);
