@@ -12,6 +12,8 @@
 namespace tidepool::plan {
 namespace {
 
+constexpr int32_t kDivisions = 16;  // of the devices, per micro-batch
+
 // The profile row whose times say best how much work an op is: the whole micro-batch on one device, or the nearest to it.
 int32_t WorkRow(const CostModel& model, int32_t micro_batch) {
   const int32_t alone = model.RowOf({}, micro_batch);
@@ -71,6 +73,44 @@ OpChoice WidestSplit(const CostModel& model, int32_t gpus, int32_t micro_batch) 
     if (split.tensor_parallel > widest.tensor_parallel) widest = split;
   }
   return widest;
+}
+
+// Ways to divide the devices over the stages, drawn at random but always the same; each once, at most `most`.
+std::vector<std::vector<int32_t>> SampleDivisions(const Cluster& cluster, const std::vector<int32_t>& sizes, int32_t stages,
+                                                  int32_t most) {
+  const int32_t gpus = cluster.gpus();
+  const size_t width = static_cast<size_t>(gpus) + 1;
+  // Whether the last stages can have what is left after the first `used` devices.
+  std::vector<uint8_t> possible((stages + 1) * width, 0);
+  possible[gpus] = 1;
+  for (int32_t left = 1; left <= stages; ++left) {
+    for (int32_t used = 0; used < gpus; ++used) {
+      for (const int32_t size : sizes) {
+        if (used + size > gpus) break;
+        if (possible[(left - 1) * width + used + size] == 0 || !cluster.IsStageRange(used, size)) continue;
+        possible[left * width + used] = 1;
+        break;
+      }
+    }
+  }
+  std::vector<std::vector<int32_t>> found;
+  if (possible[stages * width] == 0) return found;
+  std::mt19937_64 random(static_cast<uint64_t>(stages));
+  for (int32_t attempt = 0; attempt < 4 * most && static_cast<int32_t>(found.size()) < most; ++attempt) {
+    std::vector<int32_t> devices;
+    int32_t used = 0;
+    for (int32_t left = stages; left > 0; --left) {
+      std::vector<int32_t> choices;
+      for (const int32_t size : sizes) {
+        if (used + size > gpus) break;
+        if (possible[(left - 1) * width + used + size] != 0 && cluster.IsStageRange(used, size)) choices.push_back(size);
+      }
+      devices.push_back(choices[random() % choices.size()]);
+      used += devices.back();
+    }
+    if (std::find(found.begin(), found.end(), devices) == found.end()) found.push_back(std::move(devices));
+  }
+  return found;
 }
 
 class Starts {
@@ -200,6 +240,9 @@ std::vector<RankedPlan> InitialPlans(PlanEditor* editor, int64_t global_batch, i
       starts.Add(micro_batch, DivideDevices(model.cluster(), sizes, stages, false), CutsByCount(ops, stages), true);
     }
     starts.Add(micro_batch, equal, CutsByWork(model, micro_batch, equal), false);
+    for (const std::vector<int32_t>& devices : SampleDivisions(model.cluster(), sizes, stages, kDivisions)) {
+      starts.Add(micro_batch, devices, CutsByWork(model, micro_batch, devices), false);
+    }
   }
   return starts.Take();
 }

@@ -20,8 +20,8 @@ std::vector<int32_t> NearestCuts(const OpList& ops, const std::vector<double>& w
 
 // Starts with this many stages, best first, none twice; they need not fit. Those of the published search, with the smallest
 // micro-batch that works and width as large as the stage: equally many ops and devices; half of the ops in the first stage;
-// devices as unequal as can be. And for each micro-batch one whose stages have equally much work per device and their fastest
-// split.
+// devices as unequal as can be. And for each micro-batch some that divide the devices equally or at random, with equally much
+// work per device and each stage's fastest split.
 std::vector<RankedPlan> InitialPlans(PlanEditor* editor, int64_t global_batch, int32_t stages);
 
 // A start drawn at random: micro-batch, devices, cuts, one split per stage. None if a few attempts found nothing valid.
