@@ -19,11 +19,11 @@ struct KindEntry {
 constexpr KindEntry kKinds[] = {
     {SearchKind::kAuto, "auto", nullptr},
     {SearchKind::kOpDp, "op-dp", nullptr},
-    {SearchKind::kExact, "exact", nullptr},
-    {SearchKind::kAceso, "aceso", SearchAceso},
-    {SearchKind::kGrid, "grid", SearchGrid},
-    {SearchKind::kRandom, "random", SearchRandom},
-    {SearchKind::kInterIntra, "inter-intra", SearchInterIntra},
+    {SearchKind::kExact, "exact", &SearchExact},
+    {SearchKind::kAceso, "aceso", &SearchAceso},
+    {SearchKind::kGrid, "grid", &SearchGrid},
+    {SearchKind::kRandom, "random", &SearchRandom},
+    {SearchKind::kInterIntra, "inter-intra", &SearchInterIntra},
 };
 
 const KindEntry& EntryOf(SearchKind kind) { return kKinds[static_cast<size_t>(kind)]; }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <thread>
 
 #include "base/clock.h"
+#include "plan/workers.h"
 
 namespace tidepool::plan {
 namespace {
@@ -40,16 +40,8 @@ void SearchRun::Report(double best_ms) {
 }
 
 void RunTasks(int32_t count, int32_t threads, const std::function<void(int32_t)>& task) {
-  if (threads <= 0) threads = std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()));
-  threads = std::min(threads, count);
-  std::atomic<int32_t> next{0};
-  const auto work = [&] {
-    for (int32_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(i);
-  };
-  std::vector<std::thread> helpers;
-  for (int32_t i = 1; i < threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  if (threads != 0) threads = std::max(1, std::min(threads, count));
+  Workers(threads).Run(count, task);
 }
 
 int32_t LargestStageCount(const SearchRequest& request, const CostModel& model) {
