@@ -13,7 +13,7 @@ namespace tidepool::plan {
 namespace {
 
 // Evaluations of lists of up to a thousand ops; longer ones cost more each, and get fewer.
-constexpr int64_t kDefaultBudget = 600'000;
+constexpr int64_t kDefaultBudget = 1'500'000;
 constexpr int64_t kUsualOps = 1000;
 constexpr int kRounds = 4;
 constexpr int32_t kMostStageCounts = 64;

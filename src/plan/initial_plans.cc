@@ -12,7 +12,7 @@
 namespace tidepool::plan {
 namespace {
 
-constexpr int32_t kDivisions = 16;  // of the devices, per micro-batch
+constexpr int32_t kDivisions = 24;  // of the devices, per micro-batch
 
 // The profile row whose times say best how much work an op is: the whole micro-batch on one device, or the nearest to it.
 int32_t WorkRow(const CostModel& model, int32_t micro_batch) {
@@ -75,6 +75,16 @@ OpChoice WidestSplit(const CostModel& model, int32_t gpus, int32_t micro_batch) 
   return widest;
 }
 
+// Whether no stage lies over a node's edge.
+bool IsDivision(const Cluster& cluster, const std::vector<int32_t>& devices) {
+  int32_t used = 0;
+  for (const int32_t count : devices) {
+    if (!cluster.IsStageRange(used, count)) return false;
+    used += count;
+  }
+  return true;
+}
+
 // Ways to divide the devices over the stages, drawn at random but always the same; each once, at most `most`.
 std::vector<std::vector<int32_t>> SampleDivisions(const Cluster& cluster, const std::vector<int32_t>& sizes, int32_t stages,
                                                   int32_t most) {
@@ -108,7 +118,14 @@ std::vector<std::vector<int32_t>> SampleDivisions(const Cluster& cluster, const 
       devices.push_back(choices[random() % choices.size()]);
       used += devices.back();
     }
-    if (std::find(found.begin(), found.end(), devices) == found.end()) found.push_back(std::move(devices));
+    // As drawn, and in both orders: networks often need more devices towards one end.
+    std::vector<int32_t> ascending = devices;
+    std::sort(ascending.begin(), ascending.end());
+    std::vector<int32_t> descending(ascending.rbegin(), ascending.rend());
+    for (std::vector<int32_t>* order : {&devices, &ascending, &descending}) {
+      if (static_cast<int32_t>(found.size()) == most || !IsDivision(cluster, *order)) continue;
+      if (std::find(found.begin(), found.end(), *order) == found.end()) found.push_back(std::move(*order));
+    }
   }
   return found;
 }
