@@ -169,7 +169,8 @@ std::optional<RankedPlan> FineTune(PlanEditor* editor, const RankedPlan& from, c
   for (size_t i = 0; i < places.size(); ++i) {
     StagePtr& stage = plan.stages[i];
     const StageCost& cost = from.cost.stages[i];
-    const PlacedStage now{.stage = stage, .cost = cost, .priced = true, .fits = cost.memory_mib <= editor->LimitAt(places[i])};
+    const PlacedStage now{
+        .stage = stage, .cost = cost, .priced = true, .fits = cost.memory_mib <= editor->LimitAt(places[i], stage->gpus())};
     const Key128 key = PlacedKey(editor->model(), *stage, plan.micro_batch, places[i]);
     PlacedStage best;
     if (tuned != nullptr && tuned->contains(key)) {

@@ -175,10 +175,10 @@ class Pipeline {
   void Extend(int32_t stages, int32_t first, int32_t devices, double bound_us) {
     const size_t to = Index(stages, first, devices);
     const int32_t gpu = gpus_ - devices;
-    const double limit = model_.cluster().MemoryLimitOf(gpu);
     for (size_t size = 0; size < segments_.sizes().size(); ++size) {
       const int32_t count = segments_.sizes()[size];
       if (count > devices || !model_.cluster().IsStageRange(gpu, count)) continue;
+      const double limit = model_.cluster().MemoryLimitOf(gpu, count);
       for (int32_t last = first; last < segments_.layers(); ++last) {
         const Segment& segment = segments_.At(size, first, last);
         if (!(segment.time_us <= bound_us)) break;

@@ -66,7 +66,7 @@ class Migration {
   // What is to be reduced: time, or memory relative to the limit if the plan does not fit.
   double Measure(int32_t stage) const { return MeasureOf(from_.cost.stages[stage], stage); }
   double MeasureOf(const StageCost& cost, int32_t stage) const {
-    return from_.cost.fits ? cost.time_us : cost.memory_mib / editor_->LimitAt(places_[stage]);
+    return from_.cost.fits ? cost.time_us : cost.memory_mib / editor_->LimitAt(places_[stage], from_.plan.stages[stage]->gpus());
   }
 
   // How much work the partner could take in its idle time. One that recomputes would recompute more; one whose memory is short
@@ -77,7 +77,9 @@ class Migration {
     double idle = gap / 2;
     if (cost.time_us <= 0 || cost.memory_mib <= 0) return gap * from_.plan.stages[partner]->gpus();
     if (cost.recompute_us == 0) {
-      const double headroom = std::max(0.0, editor_->LimitAt(places_[partner]) / cost.memory_mib - 1) * cost.time_us;
+      const double headroom =
+          std::max(0.0, editor_->LimitAt(places_[partner], from_.plan.stages[partner]->gpus()) / cost.memory_mib - 1) *
+          cost.time_us;
       idle = headroom >= gap ? gap : headroom + (gap - headroom) / 2;
     }
     const double useful = cost.forward_us + cost.backward_us;

@@ -10,18 +10,22 @@ namespace tidepool::plan {
 namespace {
 
 // Whether the stages cost the same at both.
-bool SamePlace(const CostModel& model, const StagePlace& a, const StagePlace& b) {
+bool SamePlace(const CostModel& model, const StagePlace& a, const StagePlace& b, int32_t gpus) {
   return a.stages_behind == b.stages_behind && a.in_link == b.in_link && a.out_link == b.out_link &&
-         model.cluster().GroupOf(a.first_gpu) == model.cluster().GroupOf(b.first_gpu);
+         model.cluster().GroupOf(a.first_gpu) == model.cluster().GroupOf(b.first_gpu) &&
+         model.cluster().GroupOf(a.first_gpu + gpus - 1) == model.cluster().GroupOf(b.first_gpu + gpus - 1);
 }
 
 }  // namespace
 
 Key128 PlacedKey(const CostModel& model, const Stage& stage, int32_t micro_batch, const StagePlace& place) {
   Key128 key = stage.key();
-  const auto group = static_cast<uint64_t>(model.cluster().GroupOf(place.first_gpu) + 1);
+  // Groups are numbered in order, so the first and the last tell which the stage is on.
+  const auto group = static_cast<uint64_t>(model.cluster().GroupOf(place.first_gpu) + 1) << 32 |
+                     static_cast<uint64_t>(model.cluster().GroupOf(place.first_gpu + stage.gpus() - 1) + 1);
+  key.low ^= group * 0x9E3779B97F4A7C15ull;
   const uint64_t where = static_cast<uint64_t>(micro_batch) << 32 | static_cast<uint64_t>(place.stages_behind) << 16 |
-                         group << 2 | static_cast<uint64_t>(place.in_link) << 1 | static_cast<uint64_t>(place.out_link);
+                         static_cast<uint64_t>(place.in_link) << 1 | static_cast<uint64_t>(place.out_link);
   key.high ^= where * 0x9E3779B97F4A7C15ull;
   return key;
 }
@@ -54,7 +58,7 @@ PlacedStage PlanEditor::Place(const StagePtr& stage, int32_t micro_batch, const 
   ++evaluations_;
   const auto found = placed_.find(key);
   if (found != placed_.end()) return found->second;
-  const double limit = LimitAt(place);
+  const double limit = LimitAt(place, stage->gpus());
   PlacedStage placed;
   RecomputeResult chosen = plain->runs().size() == 1 ? ChooseRecomputeUniform(model_, plain->first(), plain->count(),
                                                                               plain->runs()[0].choice, micro_batch, place, limit)
@@ -72,7 +76,7 @@ PlacedStage PlanEditor::PlaceAsIs(const StagePtr& stage, int32_t micro_batch, co
   ++evaluations_;
   const StageTotals totals = model_.TotalsOf(*stage, micro_batch);
   PlacedStage placed{.stage = stage, .cost = model_.CostAt(totals, place), .priced = totals.priced()};
-  placed.fits = placed.priced && placed.cost.memory_mib <= LimitAt(place);
+  placed.fits = placed.priced && placed.cost.memory_mib <= LimitAt(place, stage->gpus());
   return placed;
 }
 
@@ -98,7 +102,7 @@ std::optional<RankedPlan> PlanEditor::Make(const RankedPlan& from, int32_t micro
   for (size_t i = 0; i < places.size(); ++i) {
     StagePtr& stage = made.plan.stages[i];
     if (comparable && stage == from.plan.stages[i]) {
-      if (SamePlace(model_, places[i], old_places[i])) {
+      if (SamePlace(model_, places[i], old_places[i], stage->gpus())) {
         costs[i] = from.cost.stages[i];
         continue;
       }

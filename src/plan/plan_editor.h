@@ -33,7 +33,8 @@ class PlanEditor {
   const std::vector<int32_t>& micro_batches() const { return micro_batches_; }
   // Stages that were priced, those that it remembered included.
   int64_t evaluations() const { return evaluations_; }
-  double LimitAt(const StagePlace& place) const { return model_.cluster().MemoryLimitOf(place.first_gpu); }
+  // Of a stage on `gpus` devices.
+  double LimitAt(const StagePlace& place, int32_t gpus) const { return model_.cluster().MemoryLimitOf(place.first_gpu, gpus); }
 
   // Recompute flags of `stage` are ignored.
   PlacedStage Place(const StagePtr& stage, int32_t micro_batch, const StagePlace& place);

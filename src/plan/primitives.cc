@@ -208,7 +208,8 @@ std::vector<int32_t> BottlenecksOf(const CostModel& model, const RankedPlan& pla
   std::vector<std::pair<double, int32_t>> order;
   for (size_t i = 0; i < places.size(); ++i) {
     const double measure = plan.cost.fits ? plan.cost.stage_iteration_ms[i]
-                                          : plan.cost.stages[i].memory_mib / model.cluster().MemoryLimitOf(places[i].first_gpu);
+                                          : plan.cost.stages[i].memory_mib /
+                                                model.cluster().MemoryLimitOf(places[i].first_gpu, plan.plan.stages[i]->gpus());
     order.push_back({-measure, static_cast<int32_t>(i)});
   }
   std::sort(order.begin(), order.end());

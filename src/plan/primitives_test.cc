@@ -133,7 +133,7 @@ TEST(Primitives, ChooseRecomputationOfWhatChangedByTheRule) {
       const StagePtr& stage = after.plan.stages[i];
       if (stage == before.plan.stages[i]) continue;
       const StagePtr chosen = WithChosenRecompute(model, stage, after.plan.micro_batch, places[i],
-                                                  model.cluster().MemoryLimitOf(places[i].first_gpu));
+                                                  model.cluster().MemoryLimitOf(places[i].first_gpu, stage->gpus()));
       EXPECT_EQ(chosen->key(), stage->key());
     }
   });
