@@ -11,7 +11,8 @@ namespace {
 
 // Whether the stages cost the same at both.
 bool SamePlace(const CostModel& model, const StagePlace& a, const StagePlace& b, int32_t gpus) {
-  return a.stages_behind == b.stages_behind && a.in_link == b.in_link && a.out_link == b.out_link &&
+  return a.stages_behind == b.stages_behind && a.in_link == b.in_link && a.out_link == b.out_link && a.stages == b.stages &&
+         a.micro_batches == b.micro_batches && (a.first_gpu == 0) == (b.first_gpu == 0) &&
          model.cluster().GroupOf(a.first_gpu) == model.cluster().GroupOf(b.first_gpu) &&
          model.cluster().GroupOf(a.first_gpu + gpus - 1) == model.cluster().GroupOf(b.first_gpu + gpus - 1);
 }
@@ -23,7 +24,8 @@ Key128 PlacedKey(const CostModel& model, const Stage& stage, int32_t micro_batch
   // Groups are numbered in order, so the first and the last tell which the stage is on.
   const auto group = static_cast<uint64_t>(model.cluster().GroupOf(place.first_gpu) + 1) << 32 |
                      static_cast<uint64_t>(model.cluster().GroupOf(place.first_gpu + stage.gpus() - 1) + 1);
-  key.low ^= group * 0x9E3779B97F4A7C15ull;
+  const uint64_t pipeline = static_cast<uint64_t>(place.stages) << 40 ^ static_cast<uint64_t>(place.micro_batches);
+  key.low ^= group * 0x9E3779B97F4A7C15ull + pipeline * 0xC2B2AE3D27D4EB4Full;
   const uint64_t where = static_cast<uint64_t>(micro_batch) << 32 | static_cast<uint64_t>(place.stages_behind) << 16 |
                          static_cast<uint64_t>(place.in_link) << 1 | static_cast<uint64_t>(place.out_link);
   key.high ^= where * 0x9E3779B97F4A7C15ull;
