@@ -110,7 +110,10 @@ StatusOr<SearchResult> RunSearch(SearchKind kind, const PlanSetting& setting, pl
     line.Show(fmt::format("{}: {}", NameOf(kind), ProgressText(progress)));
   };
   request.stopped = context.stopped;
-  return plan::Search(kind, *setting.model, request);
+  auto result = plan::Search(kind, *setting.model, request);
+  const bool too_soon = result.status().code() == StatusCode::kDeadlineExceeded && context.stopped && context.stopped();
+  if (too_soon) return Cancelled("interrupted before a plan was found");
+  return result;
 }
 
 std::vector<Baseline> RunBaselines(SearchKind chosen, const PlanSetting& setting, const plan::SearchRequest& request,

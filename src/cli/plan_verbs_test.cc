@@ -10,6 +10,7 @@
 #include "base/testing.h"
 #include "cli/command_line.h"
 #include "cli/plan_output.h"
+#include "cli/plan_search.h"
 #include "cli/plan_setting.h"
 #include "profile/testing.h"
 
@@ -162,6 +163,87 @@ TEST_F(PlanVerbs, SayWhatIsWrongWithTheirOptions) {
               HasSubstr("holds neither manifest.json nor *.csv"));
   EXPECT_THAT(RunWords({"plan", "predict", path, "--gpus-per-node", "-3", "--nodes", "1"}).code, kExitDone);  // as the plan needs
   EXPECT_THAT(RunWords({"plan", "predict", path, "--gpu-memory-mib", "-5"}).err, HasSubstr("memory_limit_mib is -5"));
+}
+
+std::vector<std::string> SmallSearch(const std::vector<std::string>& more) {
+  std::vector<std::string> words = {"plan", "--model",  "gpt-layers:4", "--global-batch", "32", "--gpus-per-node",
+                                    "4",    "--search", "exact"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+TEST_F(PlanVerbs, SearchGivesAPlanThatIsValidAndCostsWhatItSays) {
+  const std::string file = root_.File("plan.json");
+  const Outcome found = RunWords(SmallSearch({"--out", file, "--json", root_.File("result.json"), "-o", "json", "--top", "2"}));
+  ASSERT_EQ(found.code, kExitDone) << found.err;
+  const auto json = found.json();
+  EXPECT_EQ(nlohmann::json::parse(testing::ReadAll(root_.File("result.json"))), json);
+  for (const char* key : {"search_seconds", "evaluations", "iteration_seconds", "throughput_samples_per_s", "memory_mib",
+                          "lower_bound_seconds", "gap", "baselines", "plan"}) {
+    EXPECT_TRUE(json.contains(key)) << key;
+  }
+  EXPECT_EQ(json["search"], "exact");
+  EXPECT_GT(json["evaluations"], 0);
+  EXPECT_EQ(json["memory_mib"].size(), json["plan"]["num_stages"]);
+  EXPECT_EQ(json["top"].size(), 2u);
+  EXPECT_EQ(json["cost"]["valid"], true);
+  const auto priced = RunWords({"plan", "predict", file, "-o", "json"}).json()[0];
+  EXPECT_EQ(priced["iteration_seconds"], json["iteration_seconds"]);
+  EXPECT_EQ(priced["stored_iteration_seconds"], json["iteration_seconds"]);
+  EXPECT_EQ(RunWords({"plan", "verify", file}).code, kExitDone);
+}
+
+TEST_F(PlanVerbs, SearchExplainsItsBottleneckAndWhatItRejected) {
+  const Outcome text = RunWords(SmallSearch({"--explain", "--baselines"}));
+  ASSERT_EQ(text.code, kExitDone) << text.err;
+  EXPECT_THAT(text.out,
+              AllOf(HasSubstr("search       exact:"), HasSubstr("is the slowest: compute"), HasSubstr("AGAINST THE PLAN"),
+                    HasSubstr("small changes of the plan"), HasSubstr("grid"), HasSubstr("inter-intra")));
+  const auto json = RunWords(SmallSearch({"--explain", "--baselines", "-o", "json"})).json();
+  ASSERT_FALSE(json["alternatives"].empty());
+  // The search is exact among plans whose stages have one split: no other micro-batch or split is better.
+  for (const auto& one : json["alternatives"]) {
+    if (one["refused"].is_null() && one["change"].get<std::string>().starts_with("micro-batch")) {
+      EXPECT_GE(one["iteration_seconds"].get<double>(), json["iteration_seconds"].get<double>()) << one;
+    }
+  }
+  EXPECT_EQ(json["baselines"].size(), 3u);
+}
+
+TEST_F(PlanVerbs, SearchReadsAnOpListFileThatItWrote) {
+  const std::string file = root_.Write("net.json", RunWords({"plan", "ops", "gpt-layers:4", "-o", "json"}).out);
+  const auto named = RunWords(SmallSearch({"-o", "json"})).json();
+  std::vector<std::string> words = SmallSearch({"-o", "json", "--out", root_.File("plan.json")});
+  words[2] = file;
+  const Outcome read = RunWords(words);
+  ASSERT_EQ(read.code, kExitDone) << read.err;
+  EXPECT_EQ(read.json()["iteration_seconds"], named["iteration_seconds"]);
+  EXPECT_EQ(RunWords({"plan", "verify", root_.File("plan.json")}).code, kExitDone);
+  EXPECT_THAT(RunWords({"plan", "ops", "gpt-layers:4"}).out, HasSubstr("ops 1 to 52: 4 times 13 ops"));
+}
+
+TEST_F(PlanVerbs, SearchSaysWhatIsWrongOrImpossible) {
+  EXPECT_THAT(RunWords({"plan", "--model", "gpt-layers:4"}).err, HasSubstr("--global-batch is 0"));
+  EXPECT_THAT(RunWords({"plan", "--global-batch", "8"}).err, HasSubstr("--model is missing"));
+  EXPECT_THAT(RunWords(SmallSearch({"--micro-batch", "2,x"})).err, HasSubstr("--micro-batch: 'x'"));
+  EXPECT_THAT(RunWords(SmallSearch({"--micro-batch", "3"})).err, HasSubstr("divisors of global_batch, 32"));
+  EXPECT_THAT(RunWords(SmallSearch({"--search", "magic"})).err, HasSubstr("search 'magic'; allowed: auto, op-dp"));
+  const Outcome small = RunWords(SmallSearch({"--gpu-memory-mib", "10"}));
+  EXPECT_EQ(small.code, kExitFailed);
+  EXPECT_THAT(small.err, HasSubstr("MiB"));
+  EXPECT_EQ(RunWords({"plan", "--model", root_.Write("x.json", "{"), "--global-batch", "8"}).code, kExitUsage);
+}
+
+TEST_F(PlanVerbs, SearchThatIsStoppedBeforeItFindsAPlanIsCancelled) {
+  auto ops = FindOpList("gpt-layers:4");
+  const auto profile = LoadPlanProfile("", *ops, {.micro_batches = {1}, .gpus = 4});
+  const int32_t micro_batches[] = {1};
+  const auto setting = MakePlanSetting(*std::move(ops), *profile, {.nodes = 1, .gpus_per_node = 4}, "parity", micro_batches);
+  ASSERT_TRUE(setting.ok()) << ToString(setting.status());
+  VerbContext context;
+  context.stopped = [] { return true; };
+  const plan::SearchRequest request{.global_batch = 8, .micro_batches = {1}};
+  EXPECT_EQ(RunSearch(plan::SearchKind::kExact, **setting, request, context).status().code(), StatusCode::kCancelled);
 }
 
 // Whatever a file holds, the verb ends with an error and not with a crash.
