@@ -5,8 +5,10 @@
 #include "cli/plan_explain.h"
 #include "cli/plan_search.h"
 #include "cli/plan_verbs.h"
+#include "cli/plan_what_if.h"
 #include "cli/print.h"
 #include "plan/op_list_json.h"
+#include "report/standalone.h"
 
 namespace tidepool::cli {
 namespace {
@@ -34,6 +36,12 @@ class PlanVerb : public Verb {
     table->Add({.key = "plan.explain", .help = "Also show the bottleneck, and what small changes of the plan would cost"},
                &explain_);
     table->Add({.key = "plan.out", .help = "Write the plan to this file", .metavar = "FILE"}, &out_);
+    table->Add(
+        {.key = "plan.what_if", .help = "Sweep clusters: gpus=4,8,16 memory=8000,16000 links=x0.5,x1,x2", .metavar = "AXIS=..."},
+        &what_if_);
+    table->Add({.key = "plan.target_throughput", .help = "With --what-if: find the smallest cluster with so many samples/s"},
+               &target_);
+    table->Add({.key = "plan.svg", .help = "With --what-if: write the plot to this file", .metavar = "FILE"}, &svg_);
     table->Add({.key = "plan.json", .help = "Also write the result as JSON to this file", .metavar = "FILE"}, &json_);
   }
   Status Run(const VerbContext& context) override;
@@ -41,13 +49,36 @@ class PlanVerb : public Verb {
  private:
   Json ToJson(const PricedPlan& best, plan::SearchKind kind, const plan::SearchResult& result,
               const std::vector<Baseline>& baselines, const std::vector<Alternative>& alternatives) const;
+  Status RunWhatIf(const VerbContext& context) const;
   plan::PlanFile FileOf(const PlanSetting& setting, const plan::SearchResult& result) const;
 
   PlanSearchOptions search_;
   PlanSettingOptions setting_;
   bool baselines_ = false, explain_ = false;
-  std::string out_, json_;
+  double target_ = 0;
+  std::vector<std::string> what_if_;
+  std::string out_, json_, svg_;
 };
+
+Status PlanVerb::RunWhatIf(const VerbContext& context) const {
+  if (!out_.empty() || explain_ || baselines_) {
+    return InvalidArgument("--what-if does not go with --out, --explain or --baselines; allowed: one search for these");
+  }
+  TIDEPOOL_ASSIGN_OR_RETURN(const Sweep sweep, ParseSweep(what_if_));
+  TIDEPOOL_ASSIGN_OR_RETURN(const SweepResult result, RunSweep(sweep, search_, setting_, target_, context));
+  const Json json = SweepJson(result, target_);
+  if (!json_.empty()) TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(json_, json.dump(2) + "\n"));
+  if (!svg_.empty()) {
+    const std::string title = fmt::format("{}, {} samples per iteration", search_.model, search_.global_batch);
+    TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(svg_, report::StandaloneSvg({SweepPlot(sweep, result, target_, title)})));
+  }
+  if (context.output == OutputFormat::kJson) {
+    PrintJson(json);
+  } else {
+    PrintSweep(result, target_);
+  }
+  return {};
+}
 
 plan::PlanFile PlanVerb::FileOf(const PlanSetting& setting, const plan::SearchResult& result) const {
   plan::PlanFile file;
@@ -79,6 +110,8 @@ Json PlanVerb::ToJson(const PricedPlan& best, plan::SearchKind kind, const plan:
 }
 
 Status PlanVerb::Run(const VerbContext& context) {
+  if (!what_if_.empty()) return RunWhatIf(context);
+  if (target_ > 0 || !svg_.empty()) return InvalidArgument("--target-throughput and --svg need --what-if");
   TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchKind kind, plan::SearchKindFrom(search_.search));
   TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchRequest request, search_.Request());
   TIDEPOOL_ASSIGN_OR_RETURN(plan::OpList ops, FindOpList(search_.model));

@@ -246,6 +246,46 @@ TEST_F(PlanVerbs, SearchThatIsStoppedBeforeItFindsAPlanIsCancelled) {
   EXPECT_EQ(RunSearch(plan::SearchKind::kExact, **setting, request, context).status().code(), StatusCode::kCancelled);
 }
 
+TEST_F(PlanVerbs, WhatIfFindsTheSmallestClusterThatIsFastEnough) {
+  const std::string svg = root_.File("sweep.svg");
+  const std::vector<std::string> sweep = {"--what-if", "gpus=1,2,4", "--what-if", "memory=20,2000", "-o", "json", "--svg", svg};
+  const auto all = RunWords(SmallSearch(sweep)).json();
+  ASSERT_EQ(all["points"].size(), 6u);
+  EXPECT_TRUE(all["points"][0].contains("error")) << "20 MiB hold nothing";
+  EXPECT_EQ(all["points"][5]["gpus"], 4);
+  EXPECT_TRUE(all["cheapest"].is_null());
+  EXPECT_THAT(testing::ReadAll(svg), AllOf(HasSubstr("<svg xmlns"), HasSubstr("memory 2000")));
+  // A target that two devices reach and one does not.
+  const double one = all["points"][1]["throughput_samples_per_s"], two = all["points"][3]["throughput_samples_per_s"];
+  ASSERT_GT(two, one);
+  std::vector<std::string> words = sweep;
+  words.insert(words.end(), {"--target-throughput", fmt::format("{}", (one + two) / 2)});
+  EXPECT_EQ(RunWords(SmallSearch(words)).json()["cheapest"], 3);
+  words.resize(words.size() - 2);
+  words.insert(words.end(), {"--target-throughput", "1e12", "-o", "text"});
+  EXPECT_THAT(RunWords(SmallSearch(words)).out, HasSubstr("none of these clusters reaches"));
+}
+
+TEST_F(PlanVerbs, WhatIfScalesLinks) {
+  const auto points = RunWords(SmallSearch({"--what-if", "links=x0.001,x1", "--min-stages", "2", "-o", "json"})).json()["points"];
+  ASSERT_EQ(points.size(), 2u);
+  EXPECT_LT(points[0]["throughput_samples_per_s"].get<double>(), 0.9 * points[1]["throughput_samples_per_s"].get<double>());
+}
+
+TEST_F(PlanVerbs, WhatIfSaysWhatItDoesNotUnderstand) {
+  for (const auto& [word, fault] : {std::pair{"gpu=4", "'gpu=4'; allowed: gpus=N"},
+                                    {"4", "'4'; allowed: gpus=N"},
+                                    {"gpus=4,x", "'x' for gpus"},
+                                    {"gpus=2.5", "'2.5' for gpus; allowed: integers"},
+                                    {"links=x0", "'x0' for links"},
+                                    {"gpus=1,gpus=2", "gpus twice"},
+                                    {"gpus=6", "gpus=6; allowed: up to 4, or a multiple"}}) {
+    EXPECT_THAT(RunWords(SmallSearch({"--what-if", word})).err, HasSubstr(fault)) << word;
+  }
+  EXPECT_THAT(RunWords(SmallSearch({"--what-if", "gpus=4", "--explain"})).err, HasSubstr("does not go with"));
+  EXPECT_THAT(RunWords(SmallSearch({"--target-throughput", "4"})).err, HasSubstr("need --what-if"));
+}
+
 // Whatever a file holds, the verb ends with an error and not with a crash.
 TEST_F(PlanVerbs, SurviveMutatedFiles) {
   const std::string text = testing::ReadAll(Written(File(), "a.json"));
