@@ -359,5 +359,24 @@ TEST(Experiments, PricesAgreeWithThePublishedOnes) {
   EXPECT_THAT(testing::ReadAll(root.File("x.html")), HasSubstr("PUBLISHED ms"));
 }
 
+TEST(Experiments, FiguresSetOursBesideThePublishedNumbers) {
+  for (const std::string name : {"figure-7", "figure-8", "figure-9", "accuracy"}) {
+    EXPECT_THAT(RunWords({"experiment", "planning/" + name, "--reference", "/nowhere"}).err, HasSubstr("is not there")) << name;
+  }
+  if (Reference().empty()) GTEST_SKIP() << "no reference data; set TIDEPOOL_REFERENCE_DIR";
+  testing::TempDir root;
+  const Outcome depth = RunWords({"experiment", "planning/figure-9", "--quick", "--reference", Reference() + "/..", "--svg",
+                                  root.File("x.svg"), "-o", "json"});
+  ASSERT_EQ(depth.code, kExitDone) << depth.err;
+  ASSERT_EQ(depth.json()["settings"].size(), 2u);
+  EXPECT_EQ(depth.json()["settings"][0]["setting"], "scale/8");
+  // The published search had as much time as it wanted for this one.
+  EXPECT_LE(depth.json()["settings"][0]["ours_seconds"].get<double>(),
+            depth.json()["settings"][0]["peer_seconds"].get<double>() + 0.001);
+  EXPECT_THAT(testing::ReadAll(root.File("x.svg")), HasSubstr("Aceso, published"));
+  const Outcome accuracy = RunWords({"experiment", "planning/accuracy", "--reference", Reference() + "/.."});
+  EXPECT_THAT(accuracy.out, HasSubstr("gpt: mean error of the time 2.9 %"));
+}
+
 }  // namespace
 }  // namespace tidepool::cli
