@@ -12,6 +12,7 @@ void AddAllVerbs(VerbList* verbs) {
   AddPlanVerbs(verbs);
   AddExperimentVerbs(verbs);
   AddBenchVerbs(verbs);
+  AddEmulationBenchVerbs(verbs);
   AddToolVerbs(verbs);
 }
 

@@ -64,6 +64,7 @@ void AddPlanVerbs(VerbList* verbs);   // plan, plan ops|predict|show|compare|ver
 void AddExperimentVerbs(VerbList* verbs);  // experiment
 void AddBenchVerbs(VerbList* verbs);  // bench serve
 void AddDataVerbs(VerbList* verbs);   // data show|check|pack, bench loader
+void AddEmulationBenchVerbs(VerbList* verbs);  // bench pacing|virtual-time
 void AddDemoVerbs(VerbList* verbs);   // demo
 void AddToolVerbs(VerbList* verbs);   // doctor, collect-env, config print, completion, version; `verbs` must outlive them
 
