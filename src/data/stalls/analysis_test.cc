@@ -161,9 +161,12 @@ TEST(Analysis, NothingIsBoughtWhereNothingAloneHelps) {
 }
 
 TEST(Analysis, PredictionsStandBesideSimulationsOverCacheCoresAndDisks) {
-  for (const int64_t read_ahead : {256, 0}) {
+  for (const int64_t read_ahead : {64, 0}) {
     for (const CacheKind cache : {CacheKind::kMinio, CacheKind::kLru, CacheKind::kPageCache}) {
       PipelineSpec spec = Spec();
+      // Little is buffered beside the length of an epoch.
+      spec.batch = 20;
+      spec.compute_seconds /= 5;
       spec.read_ahead = read_ahead;
       spec.cache = cache;
       spec.cache_bytes = 100 * kSamples * 1000 / 3;
