@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <tuple>
 
 #include "cli/demo_figures.h"
 
@@ -147,6 +148,18 @@ DemoFigures FiguresOf(const DemoRun& run, const DemoPlan& plan, const pool::Pool
     figures.evictions += event.kind == serve::ServeEvent::Kind::kEvict;
   }
   return figures;
+}
+
+std::optional<size_t> BestSplit(const std::vector<StaticSplit>& splits, double least_slo) {
+  std::optional<size_t> best;
+  const auto key = [&](const StaticSplit& split) {
+    const bool keeps = split.slo_attainment >= least_slo;
+    return keeps ? std::tuple(1, split.samples_per_s, split.slo_attainment) : std::tuple(0, split.slo_attainment, split.samples_per_s);
+  };
+  for (size_t i = 0; i < splits.size(); ++i) {
+    if (splits[i].failure.empty() && (!best.has_value() || key(splits[i]) > key(splits[*best]))) best = i;
+  }
+  return best;
 }
 
 }  // namespace tidepool::cli

@@ -73,11 +73,14 @@ std::string DemoJson(const DemoResult& result) {
     baseline = FiguresJson(run.figures);
     if (run.mode == serve::Mode::kStatic) baseline["train_fraction"] = run.static_train_fraction;
   }
-  if (!result.pilots.empty()) {
-    json["static_splits_tried"] = nlohmann::json::array();
-    for (const DemoResult::Pilot& pilot : result.pilots) {
-      json["static_splits_tried"].push_back({{"train_fraction", pilot.train_fraction}, {"slo_attainment", pilot.slo_attainment},
-                                             {"samples_per_s", pilot.samples_per_s}, {"failure", pilot.failure}, {"chosen", pilot.chosen}});
+  if (!result.static_splits.empty()) {
+    json["static_splits"] = nlohmann::json::array();
+    for (const StaticSplit& split : result.static_splits) {
+      json["static_splits"].push_back({{"train_fraction", split.train_fraction},
+                                       {"slo_attainment", split.slo_attainment},
+                                       {"samples_per_s", split.samples_per_s},
+                                       {"failure", split.failure},
+                                       {"chosen", split.chosen}});
     }
   }
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -97,10 +100,14 @@ std::string DemoText(const DemoResult& result) {
   text += fmt::format("\n  memory      peak {} of {} granted, {} violations; {} micro-batches thrown away\n", FormatBytes(main.peak_granted_bytes),
                       FormatBytes(main.capacity_bytes), main.violations, main.aborts);
   if (!result.main.load.kept_up) text += "  note        the load generator itself was late: latencies hold its own delay too\n";
-  for (const DemoResult::Pilot& pilot : result.pilots) {
-    text += fmt::format("  static try  {:.0f} % training: {}{}\n", pilot.train_fraction * 100,
-                        pilot.failure.empty() ? fmt::format("SLO {:.1f} %, {:.1f} samples/s", pilot.slo_attainment * 100, pilot.samples_per_s) : pilot.failure,
-                        pilot.chosen ? " (chosen)" : "");
+  for (const StaticSplit& split : result.static_splits) {
+    text += fmt::format(
+        "  static      {:.0f} % training: {}{}\n", split.train_fraction * 100,
+        split.failure.empty() ? fmt::format("SLO {:.1f} %, {:.1f} samples/s", split.slo_attainment * 100, split.samples_per_s)
+                              : split.failure,
+        !split.chosen                                          ? ""
+        : split.slo_attainment >= main.slo_attainment ? " (compared: the fastest that keeps as many SLOs)"
+                                                               : " (compared: none keeps as many SLOs, this one keeps most)");
   }
   return text;
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/demo_figures.h"
 #include "cli/demo_run.h"
 
 namespace tidepool::cli {
@@ -12,15 +13,9 @@ struct DemoResult {
   DemoSettings settings;
   DemoPlan plan;
   DemoRun main;
-  std::vector<DemoRun> baselines;  // static, then task-switch; each may be missing
-  // Static splits that were tried for a short time before one was chosen: training's part, SLO attainment, samples/s.
-  struct Pilot {
-    double train_fraction = 0, slo_attainment = 0, samples_per_s = 0;
-    std::string failure;  // why the split cannot work
-    bool chosen = false;
-  };
-  std::vector<Pilot> pilots;
-  std::string machine;  // "2 cores, ..."
+  std::vector<DemoRun> baselines;          // static, then task-switch; each may be missing
+  std::vector<StaticSplit> static_splits;  // that ran; the chosen one is the baseline
+  std::string machine;                     // "2 cores, ..."
   int64_t training_bytes_estimate = 0;
 };
 

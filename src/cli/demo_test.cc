@@ -141,6 +141,18 @@ TEST(DemoFigures, AreZeroNotGarbageWhenNothingHappened) {
   EXPECT_EQ(figures.parts_ms.size(), 7u);
 }
 
+TEST(DemoFigures, CompareWithTheSplitThatIsHardestToBeat) {
+  const std::vector<StaticSplit> splits = {{.train_fraction = 0.3, .slo_attainment = 0.97, .samples_per_s = 40},
+                                           {.train_fraction = 0.4, .slo_attainment = 0.95, .samples_per_s = 60},
+                                           {.train_fraction = 0.5, .slo_attainment = 0.90, .samples_per_s = 90},
+                                           {.train_fraction = 0.6, .slo_attainment = 1, .samples_per_s = 100, .failure = "no"}};
+  EXPECT_EQ(BestSplit(splits, 0.95), 1u);   // the fastest of those that keep as many
+  EXPECT_EQ(BestSplit(splits, 0.80), 2u);
+  EXPECT_EQ(BestSplit(splits, 0.99), 0u);   // none does
+  EXPECT_EQ(BestSplit({splits.back()}, 0.5), std::nullopt);
+  EXPECT_EQ(BestSplit({}, 0.5), std::nullopt);
+}
+
 DemoResult SomeResult() {
   DemoResult result{.plan = SomePlan(), .main = SomeRun()};
   result.main.figures = SomeFigures();
@@ -150,7 +162,7 @@ DemoResult SomeResult() {
   baseline.mode = serve::Mode::kStatic;
   baseline.static_train_fraction = 0.5;
   result.baselines.push_back(baseline);
-  result.pilots.push_back({.train_fraction = 0.7, .failure = "too <small>"});
+  result.static_splits.push_back({.train_fraction = 0.7, .failure = "too <small>"});
   return result;
 }
 
@@ -164,7 +176,7 @@ TEST(DemoOutput, HasTheKeysThatScriptsRead) {
     EXPECT_TRUE((*run)["handover"]["parts_ms"]["wait"]["p99"].is_number());
     for (const char* key : {"capacity_bytes", "peak_granted_bytes", "violations"}) EXPECT_TRUE((*run)["memory"][key].is_number()) << key;
   }
-  EXPECT_EQ(json["static_splits_tried"][0]["failure"], "too <small>");
+  EXPECT_EQ(json["static_splits"][0]["failure"], "too <small>");
 }
 
 TEST(DemoOutput, WritesAReportAndATraceThatOpen) {

@@ -18,9 +18,8 @@
 namespace tidepool::cli {
 namespace {
 
-// Parts of the device that a static split gives to training; each is tried for a short time and the best one runs in full.
-constexpr double kStaticSplits[] = {0.42, 0.5, 0.58, 0.66};
-constexpr absl::Duration kShortestPilot = absl::Seconds(6);
+// Parts of the device that a static split gives to training. Each runs in full.
+constexpr double kStaticSplits[] = {0.34, 0.42, 0.5, 0.58, 0.66};
 
 std::string MemoryBar(const DemoProgress& progress, int width) {
   if (progress.total_pages <= 0) return {};
@@ -81,7 +80,7 @@ class DemoVerb : public Verb {
   }
   void Register(OptionTable* table) override {
     table->Add({.key = "demo.seconds", .help = "Length of the load, in seconds"}, &seconds_);
-    table->Add({.key = "demo.compare", .help = "Run the modes static and task-switch on the same load beside it"}, &compare_);
+    table->Add({.key = "demo.compare", .help = "Run task-switch and five static splits on the same load beside it"}, &compare_);
     table->Add({.key = "demo.report",
                 .help = "Folder for report.html, demo.json and trace.json; default: ~/.cache/tidepool/demo",
                 .metavar = "DIR"},
@@ -111,7 +110,7 @@ class DemoVerb : public Verb {
                &settings_.calm_load);
     table->Add({.key = "demo.zipf", .help = "Exponent of the models' shares of the load", .advanced = true}, &settings_.zipf);
     table->Add({.key = "demo.static_fraction",
-                .help = "Mode static: training's part of the device; 0: found by trying",
+                .help = "Mode static: training's part of the device; 0: several run, the best is kept",
                 .advanced = true},
                &static_fraction_);
   }
@@ -120,9 +119,8 @@ class DemoVerb : public Verb {
  private:
   Status Validate() const;
   Status Prepare(DemoResult* result, std::string* folder);
-  StatusOr<DemoRun> RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length,
-                           const VerbContext& context, bool quickened = false);
-  StatusOr<double> FindStaticSplit(DemoResult* result, const VerbContext& context);
+  StatusOr<DemoRun> RunOne(DemoResult* result, serve::Mode mode, double fraction, const VerbContext& context);
+  StatusOr<DemoRun> RunStatic(DemoResult* result, double least_slo, const VerbContext& context);
   Status WriteOutputs(const DemoResult& result, const std::string& folder, const VerbContext& context);
   static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
   void EndLine() {
@@ -153,7 +151,7 @@ Status DemoVerb::Validate() const {
   if (!(settings_.zipf >= 0 && settings_.zipf <= 5))
     faults.push_back(fmt::format("--zipf is {}; allowed: 0 to 5", settings_.zipf));
   if (!(static_fraction_ >= 0 && static_fraction_ < 1))
-    faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (found by trying) to below 1", static_fraction_));
+    faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (several, the best is kept) to below 1", static_fraction_));
   if (faults.empty()) return {};
   return InvalidArgument("{}", JoinText(faults, "\n"));
 }
@@ -181,18 +179,8 @@ Status DemoVerb::Prepare(DemoResult* result, std::string* folder) {
   return {};
 }
 
-StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double fraction, absl::Duration length,
-                                   const VerbContext& context, bool quickened) {
-  DemoSettings settings = settings_;
-  settings.length = length;
+StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double fraction, const VerbContext& context) {
   DemoPlan plan = result->plan;
-  plan.load.length = length;
-  if (quickened) {
-    // As many bursts as the whole load has, each of them shorter: a part of the load may have none.
-    const double pace = absl::FDivDuration(length, settings_.length);
-    plan.load.calm_length *= pace;
-    plan.load.burst_length *= pace;
-  }
   Say(fmt::format("\n{}: starting node, measuring models, starting training",
                   mode == serve::Mode::kStatic ? fmt::format("static with {:.0f} % for training", fraction * 100)
                                                : std::string(serve::Name(mode))));
@@ -207,7 +195,7 @@ StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double 
     std::fflush(stderr);
   };
   auto run = RunDemo(
-      settings, mode, fraction, &plan, context,
+      settings_, mode, fraction, &plan, context,
       [this](const std::string& text) {
         EndLine();
         Say(text);
@@ -218,36 +206,30 @@ StatusOr<DemoRun> DemoVerb::RunOne(DemoResult* result, serve::Mode mode, double 
   return run;
 }
 
-// Tries each split for a short time. The best is the one that keeps most SLOs; of those within one percent of it, the fastest
-// trainer.
-StatusOr<double> DemoVerb::FindStaticSplit(DemoResult* result, const VerbContext& context) {
-  if (static_fraction_ > 0) return static_fraction_;
-  const absl::Duration length = std::max(kShortestPilot, absl::Seconds(seconds_ / 3));
+// Runs every split in full, or the one that was asked for, and keeps the best (BestSplit).
+StatusOr<DemoRun> DemoVerb::RunStatic(DemoResult* result, double least_slo, const VerbContext& context) {
+  if (static_fraction_ > 0) return RunOne(result, serve::Mode::kStatic, static_fraction_, context);
+  std::vector<DemoRun> runs;
   for (const double fraction : kStaticSplits) {
-    auto run = RunOne(result, serve::Mode::kStatic, fraction, length, context, /*quickened=*/true);
+    auto run = RunOne(result, serve::Mode::kStatic, fraction, context);
     if (absl::IsCancelled(run.status())) return run.status();
-    DemoResult::Pilot pilot{.train_fraction = fraction};
+    StaticSplit split{.train_fraction = fraction};
     if (run.ok()) {
-      pilot.slo_attainment = run->figures.slo_attainment;
-      pilot.samples_per_s = run->figures.samples_per_s;
+      split.slo_attainment = run->figures.slo_attainment;
+      split.samples_per_s = run->figures.samples_per_s;
+      runs.push_back(*std::move(run));
     } else {
-      pilot.failure = ToString(run.status());
-      Say("  this split cannot work: " + pilot.failure);
+      split.failure = ToString(run.status());
+      Say("  this split cannot work: " + split.failure);
+      runs.emplace_back();
     }
-    result->pilots.push_back(pilot);
+    result->static_splits.push_back(split);
   }
-  DemoResult::Pilot* best = nullptr;
-  double best_slo = 0;
-  for (const DemoResult::Pilot& pilot : result->pilots)
-    best_slo = std::max(best_slo, pilot.failure.empty() ? pilot.slo_attainment : 0);
-  for (DemoResult::Pilot& pilot : result->pilots) {
-    if (!pilot.failure.empty() || pilot.slo_attainment < best_slo - 0.01) continue;
-    if (best == nullptr || pilot.samples_per_s > best->samples_per_s) best = &pilot;
-  }
-  if (best == nullptr)
+  const std::optional<size_t> best = BestSplit(result->static_splits, least_slo);
+  if (!best.has_value())
     return FailedPrecondition("no static split works on a device of {}", FormatBytes(settings_.capacity_bytes));
-  best->chosen = true;
-  return best->train_fraction;
+  result->static_splits[*best].chosen = true;
+  return std::move(runs[*best]);
 }
 
 Status DemoVerb::WriteOutputs(const DemoResult& result, const std::string& folder, const VerbContext& context) {
@@ -270,21 +252,18 @@ Status DemoVerb::Run(const VerbContext& context) {
   std::string folder;
   TIDEPOOL_RETURN_IF_ERROR(Prepare(&result, &folder));
   result.settings = settings_;
-  double fraction = static_fraction_;
   if (mode_ == serve::Mode::kStatic) {
-    TIDEPOOL_ASSIGN_OR_RETURN(fraction, FindStaticSplit(&result, context));
+    TIDEPOOL_ASSIGN_OR_RETURN(result.main, RunStatic(&result, 1, context));
+  } else {
+    TIDEPOOL_ASSIGN_OR_RETURN(result.main, RunOne(&result, mode_, 0, context));
   }
-  TIDEPOOL_ASSIGN_OR_RETURN(result.main, RunOne(&result, mode_, fraction, settings_.length, context));
-  if (compare_) {
-    if (mode_ != serve::Mode::kStatic) {
-      TIDEPOOL_ASSIGN_OR_RETURN(fraction, FindStaticSplit(&result, context));
-      TIDEPOOL_ASSIGN_OR_RETURN(DemoRun run, RunOne(&result, serve::Mode::kStatic, fraction, settings_.length, context));
-      result.baselines.push_back(std::move(run));
-    }
-    if (mode_ != serve::Mode::kTaskSwitch) {
-      TIDEPOOL_ASSIGN_OR_RETURN(DemoRun run, RunOne(&result, serve::Mode::kTaskSwitch, 0, settings_.length, context));
-      result.baselines.push_back(std::move(run));
-    }
+  if (compare_ && mode_ != serve::Mode::kTaskSwitch) {
+    TIDEPOOL_ASSIGN_OR_RETURN(DemoRun run, RunOne(&result, serve::Mode::kTaskSwitch, 0, context));
+    result.baselines.push_back(std::move(run));
+  }
+  if (compare_ && mode_ != serve::Mode::kStatic) {
+    TIDEPOOL_ASSIGN_OR_RETURN(DemoRun run, RunStatic(&result, result.main.figures.slo_attainment, context));
+    result.baselines.insert(result.baselines.begin(), std::move(run));
   }
   TIDEPOOL_RETURN_IF_ERROR(WriteOutputs(result, folder, context));
 

@@ -22,13 +22,13 @@ using model::Graph;
 using model::RepositoryModel;
 using Json = nlohmann::ordered_json;
 
+// Names only, so that a help text fits a screen; `model families` explains each option.
 std::string FamilyHelp() {
-  std::string text = "Families, presets and options of a spec (family or preset, ':', option=value, more after commas):\n";
+  std::string text = "Presets and options of a spec (family or preset, ':', option=value, more after commas); 'tidepool model families' explains:\n";
   for (const model::FamilyInfo& family : model::Families()) {
-    text += fmt::format("  {}: {}\n    presets: {}\n", family.name, family.help, JoinText(family.presets, ", "));
-    for (const model::FamilyOption& option : family.options) {
-      text += fmt::format("    {:<13} {} (default {})\n", option.name, option.help, option.default_value);
-    }
+    std::vector<std::string> options;
+    for (const model::FamilyOption& option : family.options) options.push_back(fmt::format("{}={}", option.name, option.default_value));
+    text += fmt::format("  {}: {}\n    {}\n", family.name, JoinText(family.presets, ", "), JoinText(options, ","));
   }
   return text;
 }
@@ -62,6 +62,29 @@ class RepositoryVerb : public Verb {
 
  protected:
   std::string repository_ = "models";
+};
+
+class FamiliesVerb : public Verb {
+ public:
+  std::string path() const override { return "model families"; }
+  std::string summary() const override { return "List the families of networks, with their presets and options"; }
+  Status Run(const VerbContext& context) override {
+    Json json = Json::array();
+    for (const model::FamilyInfo& family : model::Families()) {
+      Json options = Json::array();
+      for (const model::FamilyOption& option : family.options) {
+        options.push_back({{"name", option.name}, {"default", option.default_value}, {"help", option.help}});
+      }
+      json.push_back({{"name", family.name}, {"help", family.help}, {"presets", family.presets}, {"options", std::move(options)}});
+      if (context.output == OutputFormat::kJson) continue;
+      fmt::print("{}: {}\n  presets: {}\n", family.name, family.help, JoinText(family.presets, ", "));
+      for (const model::FamilyOption& option : family.options) {
+        fmt::print("  {:<13} {} (default {})\n", option.name, option.help, option.default_value);
+      }
+    }
+    if (context.output == OutputFormat::kJson) PrintJson(json);
+    return {};
+  }
 };
 
 class CreateVerb : public RepositoryVerb {
@@ -350,6 +373,7 @@ class CheckVerb : public RepositoryVerb {
 }  // namespace
 
 void AddModelVerbs(VerbList* verbs) {
+  verbs->push_back(std::make_unique<FamiliesVerb>());
   verbs->push_back(std::make_unique<CreateVerb>());
   verbs->push_back(std::make_unique<ImportVerb>());
   verbs->push_back(std::make_unique<ListVerb>());

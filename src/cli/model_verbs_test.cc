@@ -42,6 +42,18 @@ class ModelVerbs : public ::testing::Test {
   std::string folder_, out_, err_;
 };
 
+TEST(ModelFamilies, AreListedWithTheirPresetsAndOptions) {
+  VerbList verbs;
+  AddModelVerbs(&verbs);
+  ::testing::internal::CaptureStdout();
+  const int code = RunCommandLine({"model", "families", "-o", "json"}, verbs);
+  const json families = json::parse(::testing::internal::GetCapturedStdout(), nullptr, false);
+  ASSERT_EQ(code, 0);
+  ASSERT_GE(families.size(), 5u);
+  EXPECT_EQ(families[0]["name"], "resnet");
+  for (const json& family : families) EXPECT_FALSE(family["options"].empty()) << family;
+}
+
 constexpr char kSpec[] = "resnet18:width=2,image=8,classes=3";
 
 TEST_F(ModelVerbs, CreateListShowAndCheckAModel) {

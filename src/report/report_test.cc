@@ -10,6 +10,7 @@
 #include "report/canvas.h"
 #include "report/html.h"
 #include "report/plot.h"
+#include "report/standalone.h"
 
 namespace tidepool::report {
 namespace {
@@ -174,6 +175,19 @@ TEST(Page, NamesThePathItCannotWrite) {
   const Status status = Page("t", "s").Write("/nonexistent-folder/report.html");
   ASSERT_FALSE(status.ok());
   EXPECT_THAT(MessageOf(status), HasSubstr("/nonexistent-folder/report.html"));
+}
+
+TEST(Standalone, HoldsEachPlotWithItsTitleAndLegend) {
+  const std::vector<Series> series = {{.name = "a<b", .x = {0, 1}, .y = {1, 2}}, {.name = "other", .x = {0, 1}, .y = {2, 1}}};
+  const std::string svg = StandaloneSvg({LinePlot(series, {.title = "one & two", .note = "below"}), LinePlot(series, {.title = "second"})});
+  EXPECT_THAT(svg, ::testing::StartsWith("<svg xmlns=\"http://www.w3.org/2000/svg\""));
+  for (const char* part : {"one &amp; two", ">below<", ">second<", ">a&lt;b<", ">other<", "class=\"f1\"", "class=\"l c1\""}) {
+    EXPECT_THAT(svg, HasSubstr(part)) << part;
+  }
+  EXPECT_EQ(Count(svg, "<svg "), 3u);
+  EXPECT_EQ(Count(svg, "</svg>"), 3u);
+  EXPECT_THAT(svg, Not(HasSubstr("var(")));
+  EXPECT_THAT(StandaloneSvg({"not a plot"}), HasSubstr("</svg>"));
 }
 
 }  // namespace

@@ -1,0 +1,72 @@
+// What the verbs of the planner work with: an op list, a profile, a cluster and the cost model over them, found from what a user
+// typed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/options.h"
+#include "base/status.h"
+#include "plan/cost_model.h"
+#include "plan/plan_json.h"
+#include "profile/bundle.h"
+
+namespace tidepool::cli {
+
+struct PlanSettingOptions {
+  std::string profiles;   // CSV folder, bundle directory or bundle name; empty: estimates for kQuickStartDevice
+  int nodes = 0;          // 0: as many as the plan needs, or one
+  int gpus_per_node = 0;  // 0: as the plan needs, or 8
+  double memory_mib = 0;  // of one device; 0: what the profile's device has
+  std::string cost = "parity";
+
+  void Register(OptionTable* table);
+};
+inline constexpr char kQuickStartDevice[] = "h100";
+
+// The times that plans are priced with.
+struct PlanProfile {
+  profile::Bundle bundle;
+  std::string source;      // for people: "profiles/v100 (CSV)", "h100, roofline"
+  bool estimated = false;  // nothing was measured
+  double device_mib = 0;   // memory of the device; 0: the source does not say
+  std::vector<std::string> notes;
+};
+
+// A published name ("gpt:1.3b"), or the spec of a model family ("resnet50:image=224"). INVALID_ARGUMENT says what is allowed.
+StatusOr<plan::OpList> FindOpList(const std::string& model);
+// The list that a plan file is for.
+StatusOr<plan::OpList> OpListOfPlan(const plan::PlanFile& file, const std::string& path);
+
+// What an estimate has to cover; measured profiles have what they have.
+struct ProfileNeeds {
+  std::vector<int32_t> micro_batches, widths;
+  int32_t gpus = 1;
+};
+StatusOr<PlanProfile> LoadPlanProfile(const std::string& profiles, const plan::OpList& ops, const ProfileNeeds& needs);
+
+// Not movable: the model refers to the rest.
+struct PlanSetting {
+  plan::OpList ops;
+  std::unique_ptr<plan::ProfileTable> table;
+  plan::Cluster cluster;
+  std::unique_ptr<plan::CostModel> model;
+  std::string source;
+  bool estimated = false;
+  std::vector<std::string> notes;
+};
+
+// `cluster.memory_limit_mib` 0: the device's; INVALID_ARGUMENT if the profile does not know it.
+StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const PlanProfile& profile, plan::Cluster cluster,
+                                                       const std::string& cost, std::span<const int32_t> micro_batches);
+// For a plan file: cluster and micro-batch are its own where the options do not say.
+StatusOr<std::unique_ptr<PlanSetting>> SettingOfPlan(const PlanSettingOptions& options, const plan::PlanFile& file,
+                                                     const std::string& path);
+
+// "measured" or "estimated".
+std::string_view OriginOf(const PlanSetting& setting);
+
+}  // namespace tidepool::cli
