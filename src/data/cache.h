@@ -1,6 +1,6 @@
 // A cache of encoded records in memory, before any RecordSource.
 //
-// A hit is a view of the cached bytes: nothing is copied, nothing is allocated, no system call is made (docs/caches.md says why).
+// A hit is a view of the cached bytes: nothing is copied, nothing is allocated, no system call is made (docs/data.md says why).
 // The view pins its bytes: they stay as they are as long as it lives, even if the record is evicted meanwhile.
 //
 // A miss is read once, however many threads ask for it at the same time: one reads, the others wait for it, up to wait_limit, and

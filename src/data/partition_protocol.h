@@ -1,4 +1,4 @@
-// What the nodes of a partitioned cache say to each other over TCP. docs/caches.md has the byte-exact table.
+// What the nodes of a partitioned cache say to each other over TCP. docs/data.md has the byte-exact table.
 //
 // A frame is a header of 16 bytes (u32 length of what follows it, u16 type, u16 zero, u64 call), then the fields of the message
 // in the order of the structs below, little-endian, without padding. An answer carries the call number of its request. Samples
