@@ -150,6 +150,7 @@ StatusOr<std::string> ReferenceFolder(const ExperimentContext& context, const st
 std::vector<Experiment> AllExperiments() {
   std::vector<Experiment> experiments;
   AddPlanningExperiments(&experiments);
+  AddStallExperiments(&experiments);
   return experiments;
 }
 

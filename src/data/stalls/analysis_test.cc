@@ -13,7 +13,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr int64_t kSamples = 4000;
+constexpr int64_t kSamples = 2000;
 
 // A pipeline whose rates are known because they were put there.
 struct Planted {
@@ -39,14 +39,14 @@ class Planter {
     const double bytes = static_cast<double>(TotalBytes(spec.sizes)) / kSamples;
     spec.batch = Pick({20, 40, 50});
     spec.batches_ahead = Pick({4, 8, 16});
-    spec.read_ahead = 400;
+    spec.read_ahead = 200;
 
     planted.ingestion = Between(500, 20'000);
     spec.compute_seconds = static_cast<double>(spec.batch) / planted.ingestion;
     spec.copy_seconds = spec.compute_seconds * Between(0, 0.8);  // hidden
 
     planted.preparation = Between(500, 20'000);
-    spec.cores = Pick({1, 2, 4, 8, 24});
+    spec.cores = Pick({1, 2, 4, 8, 16});
     const double seconds = spec.cores / planted.preparation, proportional = Between(0, 1);
     spec.prep_seconds = (1 - proportional) * seconds;
     spec.prep_seconds_per_byte = proportional * seconds / bytes;

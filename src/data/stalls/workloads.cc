@@ -7,12 +7,9 @@ namespace tidepool::data::stalls {
 
 const std::vector<Workload>& Workloads() {
   static const auto* workloads = new std::vector<Workload>{
-      {"resnet50-a100", 400, 0.435, 114'660, 0, 0.90},
-      {"resnet50-h100", 400, 0.224, 114'660, 0, 0.90},
-      {"unet3d-a100", 7, 0.636, 146'600'628, 0.466, 0.90},
-      {"unet3d-h100", 7, 0.323, 146'600'628, 0.466, 0.90},
-      {"cosmoflow-a100", 1, 0.00551, 2'828'486, 0.025, 0.70},
-      {"cosmoflow-h100", 1, 0.00350, 2'828'486, 0.025, 0.70},
+      {"resnet50-a100", 400, 0.435, 114'660, 0, 0.90},        {"resnet50-h100", 400, 0.224, 114'660, 0, 0.90},
+      {"unet3d-a100", 7, 0.636, 146'600'628, 0.466, 0.90},    {"unet3d-h100", 7, 0.323, 146'600'628, 0.466, 0.90},
+      {"cosmoflow-a100", 1, 0.00551, 2'828'486, 0.025, 0.70}, {"cosmoflow-h100", 1, 0.00350, 2'828'486, 0.025, 0.70},
   };
   return *workloads;
 }
@@ -28,7 +25,8 @@ StatusOr<Workload> FindWorkload(std::string_view name) {
 
 StatusOr<StepTimes> FindStepTimes(const profile::Lookup& lookup, const StepQuestion& question) {
   if (question.devices < 1 || question.batch < question.devices) {
-    return InvalidArgument("a batch of {} on {} devices; needed: one device, and a sample for each", question.batch, question.devices);
+    return InvalidArgument("a batch of {} on {} devices; needed: one device, and a sample for each", question.batch,
+                           question.devices);
   }
   const int64_t part = (question.batch + question.devices - 1) / question.devices;
   TIDEPOOL_ASSIGN_OR_RETURN(

@@ -14,12 +14,12 @@ namespace tidepool::data::stalls {
 
 // One accelerator's training step as MLPerf Storage emulates it: a constant time, and records of a normal distribution.
 struct Workload {
-  std::string_view name;   // "resnet50-h100"
-  int64_t batch = 1;       // of one accelerator
+  std::string_view name;  // "resnet50-h100"
+  int64_t batch = 1;      // of one accelerator
   double step_seconds = 0;
   int64_t record_bytes = 0;
-  double record_variation = 0;  // standard deviation / mean
-  double least_utilisation = 0; // of the accelerator, for a pass
+  double record_variation = 0;   // standard deviation / mean
+  double least_utilisation = 0;  // of the accelerator, for a pass
 };
 
 // From the workload files of MLPerf Storage and DLIO (mlcommons/storage): resnet50, unet3d and cosmoflow on a100 and h100.
@@ -31,8 +31,8 @@ struct StepTimes {
   double copy_seconds = 0;     // of the step's input
   double compute_seconds = 0;  // with the all-reduce of several devices
   bool estimated = false;
-  double error = 0;            // relative, to be expected
-  std::string source;          // for people
+  double error = 0;    // relative, to be expected
+  std::string source;  // for people
 };
 
 struct StepQuestion {
