@@ -87,11 +87,16 @@ double MissShare(CacheKind kind, double cached_share, int epochs, uint64_t seed)
 
 namespace {
 
-double FetchRate(double cold, double miss_share) { return miss_share > 0 ? cold / miss_share : kInfinite; }
+// Only misses are under way, so the more hits the fewer: a window of `readers` samples is passed in no less than one read.
+double FetchRate(const PipelineSpec& spec, const Rates& rates, double miss_share) {
+  if (miss_share <= 0) return kInfinite;
+  const double rate = rates.fetch_cold / miss_share;
+  return spec.read_ahead > 0 && rates.read_seconds > 0 ? std::min(rate, Readers(spec) / rates.read_seconds) : rate;
+}
 
 // What fetch and preparation deliver together; the header has the formulas.
 double LoaderRate(const PipelineSpec& spec, const Rates& rates, double miss_share) {
-  const double loader = std::min(FetchRate(rates.fetch_cold, miss_share), rates.preparation);
+  const double loader = std::min(FetchRate(spec, rates, miss_share), rates.preparation);
   if (spec.read_ahead > 0) return loader;
   const double busy_seconds = miss_share * rates.read_seconds + spec.cores / rates.preparation;
   return busy_seconds > 0 ? std::min(loader, spec.cores / busy_seconds) : loader;
@@ -111,7 +116,7 @@ Prediction Predict(const PipelineSpec& spec, const Rates& rates) {
     result.miss_share += misses / kMissParts;
     seconds += 1 / std::min(rates.ingestion, LoaderRate(spec, rates, misses)) / kMissParts;
   }
-  result.fetch = FetchRate(rates.fetch_cold, result.miss_share);
+  result.fetch = FetchRate(spec, rates, result.miss_share);
   result.samples_per_s = 1 / seconds;
   result.bottleneck = SlowestOf(rates.ingestion, rates.preparation, result.fetch, LoaderRate(spec, rates, result.miss_share));
   return result;

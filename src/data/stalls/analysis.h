@@ -8,8 +8,8 @@
 // Stall shares, from three runs with the accelerator: T1 synthetic batches, T2 samples in memory, T3 everything:
 //   prep stall (T2 - T1) / T3,  fetch stall (T3 - T2) / T3
 // Predicted speed, for a cache that misses a share m of the samples, part by part of the epoch:
-//   reading ahead             min(F / m, P, G)
-//   each core reads itself    min(F / m, cores / (m t + 1 / p), G)    t: one read alone, p: what one core prepares per second
+//   reading ahead             min(F / m, R / t, P, G)           t: one read alone, R: samples that are looked up at once
+//   each core reads itself    min(F / m, W / (m t + 1 / p), G)  W: cores, p: what one core prepares per second
 // (the second: bounds of a closed queueing network, Denning and Buzen, "The Operational Analysis of Queueing Network Models",
 // 1978). The predictions never look at a run with all stages, so they can be held beside one.
 #pragma once
@@ -36,7 +36,7 @@ struct Rates {
 
 struct Prediction {
   double miss_share = 1;
-  double fetch = 0;  // F / m; infinite where nothing misses
+  double fetch = 0;  // min(F / m, R / t); infinite where nothing misses
   double samples_per_s = 0;
   Bottleneck bottleneck = Bottleneck::kIngestion;
 };

@@ -82,6 +82,8 @@ class Experiment {
     if (options_.stopped != nullptr && options_.stopped()) return Cancelled("stopped after {} runs", runs_);
     spec_.with_fetch = from_disk;
     TIDEPOOL_ASSIGN_OR_RETURN(PipelineRun run, RunPipeline(spec_));
+    // Half of the turns at the lock are taken while the loop fetches its batch, and count as waiting there.
+    run.wait_seconds += run.host_seconds / 2;
     ++runs_;
     figure_.events += run.events;
     figure_.hash = figure_.hash * 1099511628211ULL ^ run.hash;

@@ -182,7 +182,9 @@ class HybridRun {
       if (batches >= 2 && Clock::Real()->Now() > end) return false;
       if (options_.stopped != nullptr && options_.stopped()) return Cancelled("stopped between steps");
       int64_t samples = options_.batch;
-      if (loader != nullptr) TIDEPOOL_ASSIGN_OR_RETURN(samples, NextSize(loader));
+      if (loader != nullptr) {
+        TIDEPOOL_ASSIGN_OR_RETURN(samples, NextSize(loader));
+      }
       if (batches++ == 0) first = samples;
       phase->samples += samples;
       return true;

@@ -88,7 +88,7 @@ TEST_F(Hybrid, WrongOptionsAndDataAreNamed) {
   EXPECT_THAT(error_of([](HybridOptions* options) { options->data = "imagefolder:/nonexistent/x"; }),
               HasSubstr("/nonexistent/x"));
   EXPECT_THAT(error_of([](HybridOptions* options) { options->batch = 49; }),
-              HasSubstr("48 samples within 1.0 GiB; needed: a batch of 49"));
+              HasSubstr("48 samples within 1.00 GiB; needed: a batch of 49"));
   EXPECT_THAT(error_of([](HybridOptions* options) { options->batch = 0; }), HasSubstr("batch 0"));
   EXPECT_THAT(error_of([](HybridOptions* options) { options->cached_share = 1.5; }), HasSubstr("a cached share of 1.5"));
   EXPECT_THAT(error_of([](HybridOptions* options) { options->compute_seconds = 0; }), HasSubstr("a step of 0 s"));

@@ -209,9 +209,10 @@ class Pipeline {
       copy = Nanos(spec_.copy_seconds);
       compute = Nanos(spec_.compute_seconds);
       host = Nanos(spec_.host_seconds);
-      const double step_seconds = spec_.copy_seconds + spec_.compute_seconds;
-      if (step_seconds > 0) host += Nanos(spec_.pin_turn_seconds * std::min(1.0, spec_.pin_seconds / step_seconds));
+      const double period = std::max(spec_.copy_seconds + spec_.compute_seconds, Seconds(now - last_taken_ns_));
+      if (period > 0) host += Nanos(spec_.pin_turn_seconds * std::min(1.0, spec_.pin_seconds / period));
     }
+    last_taken_ns_ = now;
     const int64_t copy_start = spec_.overlap_copy ? std::max(now + host, copy_free_ns_) : now + host;
     copy_free_ns_ = copy_start + copy;
     const int64_t start = std::max(copy_free_ns_, compute_free_ns_);
@@ -281,7 +282,7 @@ class Pipeline {
 
   int64_t taken_steps_ = 0, steps_done_ = 0;
   bool loop_waits_ = false;
-  int64_t waits_since_ns_ = 0, copy_free_ns_ = 0, compute_free_ns_ = 0;
+  int64_t waits_since_ns_ = 0, last_taken_ns_ = 0, copy_free_ns_ = 0, compute_free_ns_ = 0;
   int64_t open_epoch_ = 0, epoch_begin_ns_ = 0, epoch_end_ns_ = 0;
   device::emulated::UtilisationMeter meter_;
   PipelineRun run_;

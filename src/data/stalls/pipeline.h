@@ -55,9 +55,10 @@ struct PipelineSpec {
 
   // Delivery, in order.
   int64_t batch = 256;
-  int64_t batches_ahead = 4;    // being prepared or waiting, beside the one on the device
-  double pin_seconds = 0;       // of each batch, one after the other
-  double pin_turn_seconds = 0;  // host time lost in a step for each second of it that pinning takes (a shared interpreter lock)
+  int64_t batches_ahead = 4;  // being prepared or waiting, beside the one on the device
+  double pin_seconds = 0;     // of each batch, one after the other
+                              // Host time that a step loses for each second of it that pinning takes (a shared interpreter lock).
+  double pin_turn_seconds = 0;
 
   // Accelerator, per step.
   double copy_seconds = 0;

@@ -30,8 +30,9 @@ StatusOr<std::vector<std::vector<std::string>>> ReadLines(const std::string& pat
   TIDEPOOL_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMostFile));
   std::vector<std::vector<std::string>> rows;
   int64_t number = 0;
-  for (const std::string& line : SplitText(text, '\n')) {
+  for (std::string line : SplitText(text, '\n')) {
     ++number;
+    if (line.ends_with('\r')) line.pop_back();
     if (line.empty()) continue;
     rows.push_back(SplitText(line, separator));
     if (rows.back().size() != fields) {
