@@ -78,8 +78,7 @@ std::unique_ptr<Cache> shared_cache;
 
 void FillSharedCache(const benchmark::State& state) {
   static const auto* source = new SameBytes();
-  auto cache = Cache::Create(
-      source, {.kind = static_cast<CacheKind>(state.range(0)), .budget_bytes = kRecords * kRecordBytes});
+  auto cache = Cache::Create(source, {.kind = static_cast<CacheKind>(state.range(0)), .budget_bytes = kRecords * kRecordBytes});
   TIDEPOOL_CHECK(cache.ok(), "{}", ToString(cache.status()));
   shared_cache = *std::move(cache);
   for (int64_t i = 0; i < kRecords; ++i) TIDEPOOL_CHECK(shared_cache->Read(i).ok(), "reading record {}", i);
@@ -127,9 +126,8 @@ void PageCacheRead(benchmark::State& state) {
   Percentiles percentiles(state);
   for (auto _ : state) {
     const int64_t record = Next(&count);
-    percentiles.Measure([&] {
-      TIDEPOOL_CHECK(::pread(fd.get(), buffer.data(), buffer.size(), record * kRecordBytes) == kRecordBytes, "pread");
-    });
+    percentiles.Measure(
+        [&] { TIDEPOOL_CHECK(::pread(fd.get(), buffer.data(), buffer.size(), record * kRecordBytes) == kRecordBytes, "pread"); });
   }
 }
 BENCHMARK(PageCacheRead);

@@ -103,7 +103,9 @@ TEST(PartitionedCacheProcesses, ANodeThatIsKilledCostsItsPartOfTheCacheAndNothin
       if (before_each) before_each(count++);
       const auto view = (*cache)->Read(record);
       EXPECT_TRUE(view.ok()) << ToString(view.status());
-      if (view.ok()) EXPECT_EQ(TextOf(*view), source.Content(record));
+      if (view.ok()) {
+        EXPECT_EQ(TextOf(*view), source.Content(record));
+      }
     }
     PartitionStats after = (*cache)->stats();
     EXPECT_EQ(after.reads() - before.reads(), kRecords);
@@ -121,7 +123,9 @@ TEST(PartitionedCacheProcesses, ANodeThatIsKilledCostsItsPartOfTheCacheAndNothin
   EXPECT_NEAR(static_cast<double>(seen.storage) / kRecords, 1 - 3 * kShare, 0.01);
 
   read_epoch(1, [&](int64_t count) {
-    if (count == kRecords / 3) ASSERT_TRUE(victim.Signal(SIGKILL).ok());
+    if (count == kRecords / 3) {
+      ASSERT_TRUE(victim.Signal(SIGKILL).ok());
+    }
   });
   const auto killed = victim.Wait(Soon());
   ASSERT_TRUE(killed.ok());

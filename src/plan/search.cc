@@ -19,7 +19,7 @@ struct KindEntry {
 constexpr KindEntry kKinds[] = {
     {SearchKind::kAuto, "auto", nullptr},
     {SearchKind::kOpDp, "op-dp", nullptr},
-    {SearchKind::kExact, "exact", nullptr},
+    {SearchKind::kExact, "exact", &SearchExact},
     {SearchKind::kAceso, "aceso", nullptr},
     {SearchKind::kGrid, "grid", nullptr},
     {SearchKind::kRandom, "random", nullptr},

@@ -1,0 +1,42 @@
+// What the searches that stand on the stage programme have in common: micro-batches in turn, several best plans, budgets.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "plan/search.h"
+#include "plan/stage_programme.h"
+
+namespace tidepool::plan {
+
+// One kind of stage table with the way back from cuts to a plan.
+class StagePlanner {
+ public:
+  virtual ~StagePlanner() = default;
+  virtual const StageOracle& oracle() const = 0;
+  // The stage that a solution of the programme means.
+  virtual StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) const = 0;
+};
+using MakeStagePlanner = std::function<std::unique_ptr<StagePlanner>(const StageProgramme& programme)>;
+
+// What one micro-batch through a stage counts for in the programme: its time, and its part of what is once per iteration.
+double EffectiveUs(const StageCost& cost, int64_t micro_batches);
+
+// When a search must end. Thread-safe.
+class SearchLimits {
+ public:
+  explicit SearchLimits(const SearchRequest& request);
+  double seconds() const;  // since it was made
+  bool wall_is_over() const;
+
+ private:
+  absl::Time start_, end_;
+};
+
+StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchRequest& request, const MakeStagePlanner& make);
+
+// RESOURCE_EXHAUSTED: why no plan fits, and what would: the smallest memory per device, the smallest number of devices. Found
+// with cuts at layer starts if the list is long, and everything recomputed that the rule may recompute.
+Status NothingFits(const CostModel& model, const SearchRequest& request);
+
+}  // namespace tidepool::plan

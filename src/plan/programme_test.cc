@@ -1,0 +1,197 @@
+// The searches that stand on the stage programme, against exhaustive search.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "plan/recompute_rule.h"
+#include "plan/search.h"
+#include "plan/testing.h"
+#include "plan/verify.h"
+
+namespace tidepool::plan {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Every way to cut the list into stages of the sizes that the cluster allows; `visit` gets first ops and devices of all stages.
+void ForEachCut(const CostModel& model, int32_t micro_batch,
+                const std::function<void(const std::vector<std::pair<int32_t, int32_t>>&)>& visit) {
+  std::vector<std::pair<int32_t, int32_t>> cuts;
+  const std::vector<int32_t> sizes = model.StageSizes(micro_batch);
+  const std::function<void(int32_t, int32_t)> extend = [&](int32_t op, int32_t gpu) {
+    for (const int32_t size : sizes) {
+      if (!model.cluster().IsStageRange(gpu, size)) continue;
+      cuts.emplace_back(op, size);
+      if (gpu + size == model.cluster().gpus()) visit(cuts);
+      for (int32_t next = op + 1; next < model.ops().size(); ++next) {
+        if (model.ops().SkipsAllowStage(op, next - op) && gpu + size < model.cluster().gpus()) extend(next, gpu + size);
+      }
+      cuts.pop_back();
+    }
+  };
+  extend(0, 0);
+}
+
+std::vector<StagePlace> PlacesOf(const CostModel& model, const std::vector<std::pair<int32_t, int32_t>>& cuts) {
+  std::vector<StagePlace> places;
+  int32_t gpu = 0;
+  for (size_t i = 0; i < cuts.size(); ++i) {
+    const int32_t next = gpu + cuts[i].second;
+    places.push_back({static_cast<int32_t>(cuts.size() - 1 - i), model.cluster().LinkAt(gpu), model.cluster().LinkAt(next), gpu});
+    gpu = next;
+  }
+  return places;
+}
+
+// The best plan of stages with one split each and recomputation by the rule; infinite if there is none.
+double ExhaustiveUniformMs(const CostModel& model, const SearchRequest& request) {
+  double best = std::numeric_limits<double>::infinity();
+  for (const int32_t micro_batch : request.micro_batches) {
+    ForEachCut(model, micro_batch, [&](const std::vector<std::pair<int32_t, int32_t>>& cuts) {
+      const auto stages = static_cast<int32_t>(cuts.size());
+      if (stages < request.min_stages || (request.max_stages > 0 && stages > request.max_stages)) return;
+      const std::vector<StagePlace> places = PlacesOf(model, cuts);
+      Plan plan{request.global_batch, micro_batch, {}};
+      // Splits of one stage do not matter to another: but to the slowest. So all combinations.
+      const std::function<void(size_t)> choose = [&](size_t at) {
+        if (at == cuts.size()) {
+          const auto cost = model.Price(plan);
+          ASSERT_TRUE(cost.ok());
+          if (cost->fits) best = std::min(best, cost->iteration_ms);
+          return;
+        }
+        const int32_t end = at + 1 < cuts.size() ? cuts[at + 1].first : model.ops().size();
+        for (const OpChoice& split : model.SplitsOf(cuts[at].second, micro_batch)) {
+          const StagePtr stage = Stage::MakeUniform(cuts[at].first, end - cuts[at].first, split);
+          const double limit = model.cluster().MemoryLimitOf(places[at].first_gpu);
+          plan.stages.push_back(WithChosenRecompute(model, stage, micro_batch, places[at], limit));
+          choose(at + 1);
+          plan.stages.pop_back();
+        }
+      };
+      choose(0);
+    });
+  }
+  return best;
+}
+
+std::unique_ptr<testing::RandomProblem> SmallProblem(std::mt19937& random) {
+  testing::RandomProblemOptions options;
+  options.list = {.layers = static_cast<int32_t>(random() % 3), .period = 3, .extra = static_cast<int32_t>(1 + random() % 2)};
+  options.profile.missing = random() % 3 == 0 ? 0.3 : 0;
+  const auto nodes = static_cast<int32_t>(1 + random() % 2);
+  options.cluster = {.nodes = nodes, .gpus_per_node = 2, .memory_limit_mib = 300.0 + static_cast<double>(random() % 3000)};
+  return testing::MakeRandomProblem(random, options);
+}
+SearchRequest SmallRequest(std::mt19937& random, int32_t threads) {
+  return {.global_batch = static_cast<int64_t>(4 << random() % 5), .micro_batches = {1, 2, 4}, .threads = threads};
+}
+
+TEST(ExactSearch, FindsTheBestUniformPlanOfSmallCases) {
+  std::mt19937 random(3);
+  int found = 0, none = 0;
+  for (int i = 0; i < 160; ++i) {
+    SCOPED_TRACE(i);
+    const auto problem = SmallProblem(random);
+    const SearchRequest request = SmallRequest(random, 1 + i % 2);
+    const double best = ExhaustiveUniformMs(*problem->model, request);
+    const auto result = Search(SearchKind::kExact, *problem->model, request);
+    if (best == std::numeric_limits<double>::infinity()) {
+      ASSERT_FALSE(result.ok());
+      EXPECT_EQ(result.status().code(), StatusCode::kResourceExhausted) << ToString(result.status());
+      ++none;
+      continue;
+    }
+    ASSERT_TRUE(result.ok()) << ToString(result.status()) << " but " << best << " is possible";
+    EXPECT_EQ(result->best_ms(), best);
+    const std::vector<PlanFault> faults = FindFaults(*problem->model, result->plans[0].plan);
+    EXPECT_TRUE(faults.empty()) << faults[0].text;
+    ++found;
+  }
+  EXPECT_GT(found, 100);
+  EXPECT_GT(none, 5);
+}
+
+TEST(ExactSearch, GivesTheSamePlansForAnyNumberOfThreads) {
+  std::mt19937 random(4);
+  for (int i = 0; i < 10; ++i) {
+    testing::RandomProblemOptions options;
+    options.list = {.layers = 6, .period = 5, .extra = 2};
+    options.cluster = {.nodes = 2, .gpus_per_node = 4, .memory_limit_mib = 600.0 + 200.0 * i};
+    const auto problem = testing::MakeRandomProblem(random, options);
+    SearchRequest request{.global_batch = 64, .micro_batches = {4, 1, 2}, .threads = 1, .top_k = 3};
+    const auto one = Search(SearchKind::kExact, *problem->model, request);
+    for (const int32_t threads : {2, 16}) {
+      request.threads = threads;
+      const auto many = Search(SearchKind::kExact, *problem->model, request);
+      ASSERT_EQ(one.ok(), many.ok());
+      if (!one.ok()) {
+        EXPECT_EQ(ToString(one.status()), ToString(many.status()));
+        continue;
+      }
+      ASSERT_EQ(one->plans.size(), many->plans.size());
+      EXPECT_EQ(one->evaluations, many->evaluations);
+      for (size_t k = 0; k < one->plans.size(); ++k) EXPECT_EQ(one->plans[k].plan.Key(), many->plans[k].plan.Key());
+    }
+  }
+}
+
+TEST(ExactSearch, KeepsTheBestPlansOfDifferentStageCounts) {
+  std::mt19937 random(5);
+  const auto problem = testing::MakeRandomProblem(random);
+  SearchRequest request{.global_batch = 32, .micro_batches = {1, 2, 4}, .threads = 1, .top_k = 4};
+  const auto result = Search(SearchKind::kExact, *problem->model, request);
+  ASSERT_TRUE(result.ok()) << ToString(result.status());
+  ASSERT_GT(result->plans.size(), 1u);
+  for (size_t k = 0; k < result->plans.size(); ++k) {
+    const auto stages = static_cast<int32_t>(result->plans[k].plan.stages.size());
+    if (k > 0) {
+      EXPECT_LE(result->plans[k - 1].cost.iteration_ms, result->plans[k].cost.iteration_ms);
+    }
+    SearchRequest only = request;
+    only.top_k = 1;
+    only.min_stages = only.max_stages = stages;
+    EXPECT_EQ(ExhaustiveUniformMs(*problem->model, only), result->plans[k].cost.iteration_ms);
+  }
+}
+
+TEST(ExactSearch, SaysWhatMemoryWouldDo) {
+  std::mt19937 random(6);
+  testing::RandomProblemOptions options;
+  options.cluster.memory_limit_mib = 150;
+  const auto problem = testing::MakeRandomProblem(random, options);
+  const SearchRequest request{.global_batch = 32, .micro_batches = {1, 2, 4}, .threads = 1};
+  const auto result = Search(SearchKind::kExact, *problem->model, request);
+  ASSERT_EQ(result.status().code(), StatusCode::kResourceExhausted) << ToString(result.status());
+  const std::string text = MessageOf(result.status());
+  EXPECT_THAT(text, HasSubstr("no plan of random fits into 4 devices with 150 MiB each, at micro-batches 1, 2, 4: "));
+  const size_t at = text.find("4: ") + 3;
+  const double enough = std::stod(text.substr(at));
+  EXPECT_THAT(text, HasSubstr("MiB per device would do"));
+  // The rule recomputes no more than it must, and may need a little more than it would with all that it may recompute.
+  for (const double mib : {enough * 1.1, enough - 1}) {
+    Cluster cluster = problem->cluster;
+    cluster.memory_limit_mib = mib;
+    const auto model = MakeParityModel(problem->ops, *problem->table, cluster, request.micro_batches);
+    ASSERT_TRUE(model.ok());
+    EXPECT_EQ(Search(SearchKind::kExact, **model, request).ok(), mib > enough) << mib;
+  }
+}
+
+TEST(ExactSearch, StopsAtItsLimitsAndSaysSo) {
+  std::mt19937 random(7);
+  const auto problem = testing::MakeRandomProblem(random);
+  SearchRequest request{.global_batch = 32, .micro_batches = {1, 2, 4}, .threads = 1, .wall_limit = absl::Nanoseconds(1)};
+  const auto late = Search(SearchKind::kExact, *problem->model, request);
+  EXPECT_EQ(late.status().code(), StatusCode::kDeadlineExceeded) << ToString(late.status());
+  EXPECT_THAT(MessageOf(late.status()), HasSubstr("wall limit"));
+  request.wall_limit = absl::Hours(1);
+  request.budget = 1;
+  const auto poor = Search(SearchKind::kExact, *problem->model, request);
+  EXPECT_EQ(poor.status().code(), StatusCode::kDeadlineExceeded) << ToString(poor.status());
+  EXPECT_THAT(MessageOf(poor.status()), HasSubstr("budget of 1 evaluations"));
+}
+
+}  // namespace
+}  // namespace tidepool::plan

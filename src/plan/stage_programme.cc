@@ -1,0 +1,393 @@
+#include "plan/stage_programme.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <tuple>
+
+namespace tidepool::plan {
+namespace {
+
+constexpr double kSlack = 1 - 1e-12;  // so that rounding never excludes what is just allowed
+
+// The least t + rest over both, where t is at most `limit_us`, and the least t above it.
+struct Least {
+  double value = kNever, next = kNever;
+};
+template <bool kSum>
+void Scan(const double* us, const double* rest, int32_t count, double limit_us, Least* least) {
+  double value = least->value, next = least->next;
+  for (int32_t i = 0; i < count; ++i) {
+    const double t = us[i], behind = rest[i];
+    const double total = kSum ? t + behind : std::max(t, behind);
+    const bool within = t <= limit_us;
+    const double candidate = within ? total : kNever;
+    const double above = within || behind == kNever ? kNever : t;
+    value = candidate < value ? candidate : value;
+    next = above < next ? above : next;
+  }
+  *least = {value, next};
+}
+
+}  // namespace
+
+StageProgramme::StageProgramme(const CostModel& model, int32_t micro_batch, int64_t micro_batches, StageBounds bounds)
+    : model_(model),
+      micro_batch_(micro_batch),
+      micro_batches_(micro_batches),
+      bounds_(std::move(bounds)),
+      ops_(model.ops().size()),
+      gpus_(model.cluster().gpus()),
+      sizes_(model.StageSizes(micro_batch)) {
+  const int32_t most = std::min(ops_, gpus_);
+  bounds_.max_stages = bounds_.max_stages == 0 ? most : std::min(bounds_.max_stages, most);
+  PrepareOps();
+  const Cluster& cluster = model_.cluster();
+  std::map<std::tuple<int32_t, LinkClass, LinkClass>, int32_t> known;
+  for (int32_t first = 0; first < gpus_; ++first) {
+    for (const int32_t size : sizes_) {
+      int32_t kind = -1;
+      if (cluster.IsStageRange(first, size)) {
+        const StagePlace place{.in_link = cluster.LinkAt(first), .out_link = cluster.LinkAt(first + size), .first_gpu = first};
+        const auto [entry, fresh] =
+            known.try_emplace({cluster.GroupOf(first), place.in_link, place.out_link}, static_cast<int32_t>(kinds_.size()));
+        if (fresh) kinds_.push_back(place);
+        kind = entry->second;
+      }
+      kind_of_.push_back(kind);
+    }
+  }
+}
+
+int32_t StageProgramme::KindOf(int32_t first_gpu, int32_t count) const {
+  const auto at = std::lower_bound(sizes_.begin(), sizes_.end(), count) - sizes_.begin();
+  return kind_of_[static_cast<size_t>(first_gpu) * sizes_.size() + at];
+}
+
+void StageProgramme::PrepareOps() {
+  const OpList& list = model_.ops();
+  work_us_.assign(ops_ + 1, 0);
+  std::vector<double> work(ops_, kNever);
+  for (const int32_t size : sizes_) {
+    // Per distinct op, then summed.
+    const std::vector<OpChoice> splits = model_.SplitsOf(size, micro_batch_);
+    std::vector<double> us(list.distinct.size(), kNever), mib(list.distinct.size(), kNever);
+    std::vector<double> us_sum(ops_ + 1, 0), mib_sum(ops_ + 1, 0);
+    for (size_t op = 0; op < list.distinct.size(); ++op) {
+      for (const OpChoice& split : splits) {
+        const int32_t position =
+            list.PlacesOf(static_cast<uint16_t>(op)).empty() ? -1 : list.PlacesOf(static_cast<uint16_t>(op))[0];
+        if (position < 0) continue;
+        const StageTotals totals = model_.UniformTotals(position, 1, split, micro_batch_);
+        if (!totals.priced()) continue;
+        us[op] = std::min(us[op], totals.forward_us + totals.backward_us);
+        mib[op] = std::min(mib[op], totals.state_mib);
+      }
+    }
+    for (int32_t i = 0; i < ops_; ++i) {
+      us_sum[i + 1] = us_sum[i] + us[list.ops[i]];
+      mib_sum[i + 1] = mib_sum[i] + mib[list.ops[i]];
+      work[i] = std::min(work[i], us[list.ops[i]] * size);
+    }
+    fastest_us_.push_back(std::move(us_sum));
+    least_state_mib_.push_back(std::move(mib_sum));
+  }
+  std::map<int32_t, int32_t> class_ids;
+  for (int32_t i = 0; i < ops_; ++i) {
+    work_us_[i + 1] = work_us_[i] + work[i];
+    int32_t length = 1;
+    while (i + length < ops_ && !list.SkipsAllowStage(i, length)) ++length;
+    least_length_.push_back(length);
+    int32_t canonical = i, end = i;
+    for (const Segment& segment : list.segments) {
+      if (i < segment.first || i >= segment.end()) continue;
+      canonical = segment.first + (i - segment.first) % segment.period;
+      end = segment.end();
+    }
+    segment_end_.push_back(end);
+    class_of_.push_back(class_ids.try_emplace(canonical, static_cast<int32_t>(class_ids.size())).first->second);
+  }
+}
+
+double StageProgramme::LeastSumUs(double slowest_us) const {
+  return sizes_.empty() ? kNever : std::max(slowest_us, work_us_[ops_] / sizes_.back());
+}
+
+double StageProgramme::FloorUs() const {
+  if (sizes_.empty() || gpus_ < sizes_.front()) return kNever;
+  const double slowest = work_us_[ops_] / gpus_;
+  return static_cast<double>(micro_batches_ - 1) * slowest + LeastSumUs(slowest);
+}
+
+void StageProgramme::Limit(double limit_us) {
+  limit_us_ = limit_us;
+  gpus_lo_.assign(ops_ + 1, gpus_ + 1);
+  gpus_hi_.assign(ops_ + 1, -1);
+  const double all = work_us_[ops_];
+  const bool possible = all / limit_us * kSlack <= gpus_;
+  for (int32_t i = 0; i <= ops_ && possible; ++i) {
+    const double behind = (all - work_us_[i]) / limit_us * kSlack, before = work_us_[i] / limit_us * kSlack;
+    int32_t lo = static_cast<int32_t>(std::ceil(behind)), hi = gpus_ - static_cast<int32_t>(std::ceil(before));
+    if (i == 0) lo = gpus_;
+    if (i > 0) hi = std::min(hi, gpus_ - 1);
+    if (i < ops_) lo = std::max(lo, 1);
+    if (i == ops_) hi = 0;
+    gpus_lo_[i] = lo;
+    gpus_hi_[i] = hi;
+  }
+  band_lo_.assign(gpus_ + 1, 0);
+  band_hi_.assign(gpus_ + 1, -1);
+  offset_.assign(gpus_ + 1, 0);
+  states_ = 0;
+  for (int32_t gpus = 0; gpus <= gpus_; ++gpus) {
+    const auto first = std::partition_point(gpus_lo_.begin(), gpus_lo_.end(), [&](int32_t value) { return value > gpus; });
+    const auto last = std::partition_point(gpus_hi_.begin(), gpus_hi_.end(), [&](int32_t value) { return value >= gpus; });
+    band_lo_[gpus] = static_cast<int32_t>(first - gpus_lo_.begin());
+    band_hi_[gpus] = static_cast<int32_t>(last - gpus_hi_.begin()) - 1;
+    offset_[gpus] = states_;
+    states_ += static_cast<size_t>(std::max(0, band_hi_[gpus] - band_lo_[gpus] + 1));
+  }
+  state_.assign(states_ * (bounds_.max_stages + 1), kNever);
+
+  const double memory = [&] {
+    double most = 0;
+    for (int32_t kind = 0; kind < kinds(); ++kind) most = std::max(most, limit_mib(kind));
+    return most;
+  }();
+  const auto classes = static_cast<size_t>(*std::max_element(class_of_.begin(), class_of_.end()) + 1);
+  table_.assign(sizes_.size(), std::vector<StartClass>(classes));
+  beyond_of_.assign(sizes_.size(), std::vector<int32_t>(ops_, -1));
+  for (size_t z = 0; z < sizes_.size(); ++z) {
+    const int32_t size = sizes_[z];
+    int32_t time_end = 0;
+    for (int32_t i = 0; i < ops_; ++i) {
+      // The last end that time and memory allow grows with i.
+      time_end = std::max(time_end, i);
+      const auto fits = [&](int32_t end) {
+        return (fastest_us_[z][end] - fastest_us_[z][i]) * kSlack <= limit_us_ &&
+               (least_state_mib_[z][end] - least_state_mib_[z][i]) * kSlack <= memory;
+      };
+      while (time_end < ops_ && fits(time_end + 1)) ++time_end;
+      if (gpus_lo_[i] > gpus_hi_[i] || gpus_hi_[i] < size) continue;
+      const auto begin = gpus_lo_.begin();
+      const int32_t most_behind = gpus_hi_[i] - size, least_behind = gpus_lo_[i] - size;
+      const auto lo = static_cast<int32_t>(
+          std::partition_point(begin + i + 1, begin + ops_ + 1, [&](int32_t value) { return value > most_behind; }) - begin);
+      const auto hi = static_cast<int32_t>(std::partition_point(gpus_hi_.begin() + i + 1, gpus_hi_.begin() + ops_ + 1,
+                                                                [&](int32_t value) { return value >= least_behind; }) -
+                                           gpus_hi_.begin()) -
+                      1;
+      WindowBlock block;
+      block.first = i;
+      block.lo = std::max(lo - i, std::min(least_length_[i], ops_ - i));
+      block.hi = std::min(hi, time_end) - i;
+      block.q_lo = std::max(0, (least_behind + sizes_.back() - 1) / sizes_.back());
+      block.q_hi = std::min({most_behind, ops_ - i - block.lo, bounds_.max_stages - 1});
+      if (block.lo + i == ops_) block.q_hi = 0;
+      if (block.hi + i == ops_) block.q_lo = 0;
+      if (block.empty()) continue;
+      StartClass& start = table_[z][class_of_[i]];
+      const int32_t within = segment_end_[i] - i;
+      if (block.lo <= within) {
+        WindowBlock& inside = start.inside;
+        const int32_t until = std::min(block.hi, within);
+        if (inside.empty()) {
+          inside = block;
+          inside.hi = until;
+        } else {
+          inside.lo = std::min(inside.lo, block.lo);
+          inside.hi = std::max(inside.hi, until);
+          inside.q_lo = std::min(inside.q_lo, block.q_lo);
+          inside.q_hi = std::max(inside.q_hi, block.q_hi);
+        }
+      }
+      if (block.hi > within) {
+        block.lo = std::max(block.lo, within + 1);
+        beyond_of_[z][i] = static_cast<int32_t>(start.beyond.size());
+        start.beyond.push_back(std::move(block));
+      }
+    }
+  }
+}
+
+void StageProgramme::Fill(const StageOracle& oracle, Workers* workers) {
+  std::vector<std::pair<int32_t, StartClass*>> jobs;
+  for (size_t z = 0; z < sizes_.size(); ++z) {
+    for (StartClass& start : table_[z]) {
+      if (start.inside.empty() && start.beyond.empty()) continue;
+      const auto prepare = [&](WindowBlock* block) {
+        if (block->empty()) return;
+        const size_t count = static_cast<size_t>(block->q_hi - block->q_lo + 1) * kinds_.size() * block->lengths();
+        block->us.assign(count, kNever);
+        evaluations_ += static_cast<int64_t>(count);
+      };
+      prepare(&start.inside);
+      for (WindowBlock& block : start.beyond) prepare(&block);
+      jobs.emplace_back(static_cast<int32_t>(z), &start);
+    }
+  }
+  std::reverse(jobs.begin(), jobs.end());  // large sizes have the longest windows
+  workers->Run(static_cast<int32_t>(jobs.size()),
+               [&](int32_t job) { oracle.Fill(*this, jobs[job].first, limit_us_, jobs[job].second); });
+}
+
+template <bool kSum>
+void StageProgramme::Relax(int32_t stages, int32_t gpus, double limit_us, double* next_us) {
+  const int32_t q = stages - 1;
+  for (int32_t i = band_lo_[gpus]; i <= band_hi_[gpus]; ++i) {
+    Least least;
+    for (size_t z = 0; z < sizes_.size() && sizes_[z] <= gpus; ++z) {
+      const int32_t behind = gpus - sizes_[z];
+      if ((behind == 0) != (stages == 1)) continue;
+      const int32_t kind = kind_of_[static_cast<size_t>(gpus_ - gpus) * sizes_.size() + z];
+      if (kind < 0) continue;
+      const int32_t from = band_lo_[behind], until = stages == 1 ? ops_ : std::min(band_hi_[behind], ops_ - 1);
+      const StartClass& start = table_[z][class_of_[i]];
+      const int32_t within = segment_end_[i] - i;
+      const auto scan = [&](const WindowBlock& block, int32_t longest) {
+        if (q < block.q_lo || q > block.q_hi) return;
+        const int32_t lo = std::max({block.lo, from - i, std::min(least_length_[i], ops_ - i)});
+        const int32_t hi = std::min({block.hi, until - i, longest});
+        if (hi < lo) return;
+        const double* us = &block.us[(static_cast<size_t>(q - block.q_lo) * kinds_.size() + kind) * block.lengths()];
+        Scan<kSum>(us + (lo - block.lo), &State(stages - 1, behind, i + lo), hi - lo + 1, limit_us, &least);
+      };
+      if (!start.inside.empty() && within > 0) scan(start.inside, within);
+      if (const int32_t at = beyond_of_[z][i]; at >= 0) scan(start.beyond[at], ops_);
+    }
+    State(stages, gpus, i) = least.value;
+    *next_us = std::min(*next_us, least.next);
+  }
+}
+
+template <bool kSum>
+StageProgramme::Sum StageProgramme::Pass(double limit_us, Workers* workers) {
+  ++passes_;
+  Sum sum;
+  if (band_hi_[0] < band_lo_[0] || band_hi_[gpus_] < band_lo_[gpus_]) return sum;
+  std::vector<double> next(gpus_ + 1, kNever);
+  State(0, 0, ops_) = 0;
+  for (int32_t stages = 1; stages <= bounds_.max_stages; ++stages) {
+    workers->Run(gpus_, [&](int32_t at) { Relax<kSum>(stages, at + 1, limit_us, &next[at + 1]); });
+    const double us = State(stages, gpus_, 0);
+    if (bounds_.Allows(stages) && us < sum.us) sum = {us, stages, 0, kNever};
+  }
+  sum.next_us = *std::min_element(next.begin(), next.end());
+  return sum;
+}
+
+// Follows the states of the last sum pass.
+std::vector<CutStage> StageProgramme::Trace(int32_t stages) const {
+  std::vector<CutStage> cuts;
+  int32_t gpus = gpus_, i = 0;
+  for (; stages > 0; --stages) {
+    const double want = State(stages, gpus, i);
+    const size_t before = cuts.size();
+    for (size_t z = 0; z < sizes_.size() && sizes_[z] <= gpus && cuts.size() == before; ++z) {
+      const int32_t behind = gpus - sizes_[z], kind = kind_of_[static_cast<size_t>(gpus_ - gpus) * sizes_.size() + z];
+      if ((behind == 0) != (stages == 1) || kind < 0) continue;
+      const StartClass& start = table_[z][class_of_[i]];
+      const int32_t first = std::max(band_lo_[behind], i + std::min(least_length_[i], ops_ - i));
+      for (int32_t end = first; end <= std::min(band_hi_[behind], stages == 1 ? ops_ : ops_ - 1); ++end) {
+        const int32_t length = end - i;
+        const bool is_inside = end <= segment_end_[i];
+        if (!is_inside && beyond_of_[z][i] < 0) break;
+        const WindowBlock& block = is_inside ? start.inside : start.beyond[beyond_of_[z][i]];
+        if (length < block.lo || length > block.hi || stages - 1 < block.q_lo || stages - 1 > block.q_hi) continue;
+        const double us =
+            block.us[(static_cast<size_t>(stages - 1 - block.q_lo) * kinds_.size() + kind) * block.lengths() + length - block.lo];
+        if (us > limit_us_ || us + State(stages - 1, behind, end) != want) continue;
+        StagePlace place = kinds_[kind];
+        place.stages_behind = stages - 1;
+        place.first_gpu = gpus_ - gpus;
+        cuts.push_back({i, end, sizes_[z], place, us});
+        break;
+      }
+    }
+    TIDEPOOL_CHECK(cuts.size() == before + 1, "stage {} from the end cannot be traced", stages);
+    i = cuts.back().end;
+    gpus -= cuts.back().gpus;
+  }
+  return cuts;
+}
+
+// The best of what Limit lets through, into *best if it is better. False: interrupted.
+bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>& interrupted, CutSolution* best) {
+  const Sum least = Pass<false>(limit_us_, workers);
+  if (least.us == kNever) return true;
+  const double rest = static_cast<double>(micro_batches_ - 1);
+  const double whole_limit = limit_us_;
+  // The sum at a limit, and the solution if it is the best so far.
+  const auto sum_at = [&](double limit_us) {
+    limit_us_ = limit_us;
+    Sum sum = Pass<true>(limit_us, workers);
+    if (sum.us < kNever) {
+      std::vector<CutStage> cuts = Trace(sum.stages);
+      for (const CutStage& cut : cuts) sum.slowest_us = std::max(sum.slowest_us, cut.us);
+      const double objective = rest * sum.slowest_us + sum.us;
+      if (objective < best->objective_us) *best = {objective, std::move(cuts)};
+    }
+    limit_us_ = whole_limit;
+    return sum;
+  };
+  struct Interval {
+    double lo_us = 0, hi_us = 0;  // limits in [lo, hi) are open
+    double lo_sum_us = 0;         // of limits just below lo: a limit with this sum is no better
+    double hi_sum_us = 0;         // no limit in the interval has a smaller sum
+  };
+  std::vector<Interval> open;
+  const Sum first = sum_at(least.us);
+  if (interrupted()) return false;
+  if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us) {
+    const Sum last = sum_at(whole_limit);
+    if (last.us < first.us) open.push_back({first.next_us, last.slowest_us, first.us, last.us});
+  }
+  while (!open.empty()) {
+    if (interrupted()) return false;
+    const Interval interval = open.back();
+    open.pop_back();
+    if (rest * interval.lo_us + interval.hi_sum_us >= best->objective_us || interval.lo_sum_us <= interval.hi_sum_us) continue;
+    const double useful = rest > 0 ? (best->objective_us - interval.hi_sum_us) / rest : interval.hi_us;
+    const double hi = std::min(interval.hi_us, useful);
+    if (!(interval.lo_us < hi)) continue;
+    const double middle = interval.lo_us + (hi - interval.lo_us) / 2;
+    const Sum sum = sum_at(middle);
+    open.push_back({sum.next_us, interval.hi_us, sum.us, interval.hi_sum_us});
+    if (sum.us < interval.lo_sum_us) open.push_back({interval.lo_us, sum.slowest_us, interval.lo_sum_us, sum.us});
+  }
+  return true;
+}
+
+std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, double bound_us, Workers* workers,
+                                                 const std::function<bool()>& interrupted) {
+  const double floor = FloorUs();
+  if (!(floor < kNever) || floor * kSlack > bound_us) return std::nullopt;
+  const double rest = static_cast<double>(micro_batches_ - 1);
+  // No stage of a plan with this objective is slower.
+  const auto cap = [&](double objective_us) {
+    const double by_all = objective_us / static_cast<double>(micro_batches_);
+    return rest > 0 ? std::min(by_all, (objective_us - LeastSumUs(0)) / rest) / kSlack : by_all / kSlack;
+  };
+  const double base = work_us_[ops_] / gpus_;
+  CutSolution best;
+  double most = cap(bound_us);
+  for (const double factor : {1.04, 1.12, 1.3, 1.7, 2.5, 5.0, 20.0, kNever}) {
+    const bool last = base * factor >= most;
+    Limit(last ? most : base * factor);
+    Fill(oracle, workers);
+    was_interrupted_ = was_interrupted_ || interrupted() || !SolveLimited(workers, interrupted, &best);
+    if (last || was_interrupted_) break;
+    if (best.objective_us == kNever) continue;
+    most = std::min(most, cap(best.objective_us));
+    if (most > limit_us_) {  // plans with a slower stage may still be better
+      Limit(most);
+      Fill(oracle, workers);
+      was_interrupted_ = !SolveLimited(workers, interrupted, &best);
+    }
+    break;
+  }
+  if (best.stages.empty() || best.objective_us * kSlack > bound_us) return std::nullopt;
+  return best;
+}
+
+}  // namespace tidepool::plan

@@ -1,0 +1,159 @@
+// The dynamic programme that cuts an op list into stages.
+//
+// For one micro-batch: which ops and how many devices does each stage get, so that (N - 1) * slowest stage + sum of all stages is
+// least? What a stage costs comes from a StageOracle; the programme knows nothing of splits and recomputation.
+//
+//   f_T[s][g][i] = least sum of the times of s stages, none above T, that do ops [i, n) on the last g devices
+//
+// A first pass with max instead of the sum gives the least possible T. f_T falls in steps as T grows; the best T is found by
+// bisection with bounds, every step once. Exact: a result is the best of all that the oracle offers. Source: stage programmes are
+// common (PipeDream, Alpa); the search over T is ours.
+//
+// Only stages that can be part of a plan below a given bound are looked at: the ops before, in and behind a stage need
+// devices * time of at least their fastest splits, whatever the plan. docs/plan.md has the argument.
+#pragma once
+
+#include <absl/time/time.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "plan/cost_model.h"
+#include "plan/workers.h"
+
+namespace tidepool::plan {
+
+inline constexpr double kNever = std::numeric_limits<double>::infinity();
+
+// Windows [first, first + length) of one number of devices, for lengths lo to hi, q_lo to q_hi stages behind, and every kind of
+// place. Times in us; infinite: does not fit.
+struct WindowBlock {
+  int32_t first = 0;
+  int32_t lo = 0, hi = -1;      // both included
+  int32_t q_lo = 0, q_hi = -1;  // both included
+  std::vector<double> us;       // [q - q_lo][place kind][length - lo]
+  int32_t lengths() const { return hi - lo + 1; }
+  bool empty() const { return hi < lo || q_hi < q_lo; }
+};
+
+// Windows that begin alike. `inside`: those that lie in one segment, for all starts of the class at once. `beyond`: those that
+// reach over the segment's end, one block per start; ascending starts.
+struct StartClass {
+  WindowBlock inside;
+  std::vector<WindowBlock> beyond;
+};
+
+class StageProgramme;
+
+// What stages cost. Must be usable from any number of threads at once.
+class StageOracle {
+ public:
+  virtual ~StageOracle() = default;
+  // Fills the blocks' times, for sizes()[size] devices. Times above `limit_us` may be given as infinite.
+  virtual void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const = 0;
+};
+
+struct CutStage {
+  int32_t first = 0, end = 0, gpus = 0;
+  StagePlace place;
+  double us = 0;
+};
+struct CutSolution {
+  double objective_us = kNever;
+  std::vector<CutStage> stages;
+};
+
+struct StageBounds {
+  int32_t min_stages = 1, max_stages = 0;  // 0: as many as there are devices
+  std::vector<uint8_t> forbidden;          // by number of stages; shorter: the rest is allowed
+  bool Allows(int32_t stages) const {
+    return stages >= min_stages && stages <= max_stages &&
+           (static_cast<size_t>(stages) >= forbidden.size() || forbidden[stages] == 0);
+  }
+};
+
+// One micro-batch of one model. Thread-compatible; reading is thread-safe.
+class StageProgramme {
+ public:
+  StageProgramme(const CostModel& model, int32_t micro_batch, int64_t micro_batches, StageBounds bounds);
+
+  const CostModel& model() const { return model_; }
+  int32_t micro_batch() const { return micro_batch_; }
+  int64_t micro_batches() const { return micro_batches_; }
+  const std::vector<int32_t>& sizes() const { return sizes_; }
+  // A kind of place: link in, link out, device group. `stages_behind` is the caller's.
+  int32_t kinds() const { return static_cast<int32_t>(kinds_.size()); }
+  const StagePlace& kind(int32_t index) const { return kinds_[index]; }
+  // The kind of a stage that has devices [first, first + count).
+  int32_t KindOf(int32_t first_gpu, int32_t count) const;
+  double limit_mib(int32_t kind) const { return model_.cluster().MemoryLimitOf(kinds_[kind].first_gpu); }
+
+  // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
+  double FloorUs() const;
+
+  // The best plan with an objective of at most `bound_us`; none if there is none. `interrupted` is asked between passes: true
+  // ends the search with the best so far.
+  std::optional<CutSolution> Solve(const StageOracle& oracle, double bound_us, Workers* workers,
+                                   const std::function<bool()>& interrupted);
+  bool was_interrupted() const { return was_interrupted_; }
+  // Windows that the oracle was asked for, times places.
+  int64_t evaluations() const { return evaluations_; }
+  // The slowest stage that was allowed in the last pass, and how many passes were made.
+  int64_t passes() const { return passes_; }
+
+ private:
+  struct Sum {  // of one pass
+    double us = kNever;
+    int32_t stages = 0;
+    double slowest_us = 0;
+    double next_us = kNever;  // the least stage time above the pass's limit
+  };
+  void PrepareOps();
+  void Limit(double limit_us);  // sets what is looked at
+  void Fill(const StageOracle& oracle, Workers* workers);
+  const double* Row(int32_t first, int32_t size, int32_t q, int32_t kind, int32_t length, int32_t* until) const;
+  template <bool kSum>
+  void Relax(int32_t stages, int32_t gpus, double limit_us, double* next_us);
+  template <bool kSum>
+  Sum Pass(double limit_us, Workers* workers);
+  std::vector<CutStage> Trace(int32_t stages) const;
+  bool SolveLimited(Workers* workers, const std::function<bool()>& interrupted, CutSolution* best);
+  double& State(int32_t stages, int32_t gpus, int32_t op) {
+    return state_[static_cast<size_t>(stages) * states_ + offset_[gpus] + static_cast<size_t>(op - band_lo_[gpus])];
+  }
+  const double& State(int32_t stages, int32_t gpus, int32_t op) const {
+    return const_cast<StageProgramme*>(this)->State(stages, gpus, op);
+  }
+  double LeastSumUs(double slowest_us) const;
+
+  const CostModel& model_;
+  int32_t micro_batch_;
+  int64_t micro_batches_;
+  StageBounds bounds_;
+  int32_t ops_, gpus_;
+  std::vector<int32_t> sizes_;
+  std::vector<StagePlace> kinds_;
+  std::vector<int32_t> kind_of_;  // [first gpu][size]; -1: no stage may be there
+  // Prefix sums over ops.
+  std::vector<std::vector<double>> fastest_us_, least_state_mib_;  // [size][op]
+  std::vector<double> work_us_;                                    // devices * time
+  std::vector<int32_t> least_length_;                              // of a stage that does not reach the end (skip tensors)
+  std::vector<int32_t> class_of_, segment_end_;                    // of a start
+
+  double limit_us_ = 0;
+  std::vector<int32_t> gpus_lo_, gpus_hi_;       // devices that ops [i, n) may have
+  std::vector<int32_t> band_lo_, band_hi_;       // ops that may begin what g devices do; empty: hi < lo
+  std::vector<size_t> offset_;                   // of a number of devices in a layer of states
+  size_t states_ = 0;                            // in one layer
+  std::vector<std::vector<StartClass>> table_;   // [size][class]
+  std::vector<std::vector<int32_t>> beyond_of_;  // [size][start]: index in its class, or -1
+  std::vector<double> state_;                    // [stages][devices][op]
+  int64_t evaluations_ = 0, passes_ = 0;
+  bool was_interrupted_ = false;
+};
+
+}  // namespace tidepool::plan
