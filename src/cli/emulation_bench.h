@@ -16,6 +16,7 @@ struct PacingBenchOptions {
   std::vector<double> targets_ms = {0.3, 1, 3.5, 20};
   int64_t steps = 1000;
   int64_t naive_steps = 200;  // of the comparison that sleeps for the step's time; 0: none
+  int64_t fed_steps = 1000;   // of the loop that takes its batches from memory, but no more than take two seconds; 0: none
   int decode_threads = 0;     // that decode JPEGs meanwhile; 0: as many as there are cores, -1: none
 };
 
@@ -31,7 +32,9 @@ struct PacingStep {
   double naive_error = 0;     // of sleeping for each step's time
   absl::Duration lateness_p50, lateness_p99, lateness_max;
   bool host_limited = false;
-  double utilisation = 1;
+  // Of a loop that waits for each step, takes the next batch from memory and only then launches the next step: the device's score
+  // and, beside it, what the usual metric says, busy time over all time. Negative: not measured.
+  double utilisation = -1, busy_share = -1;
   double images_per_s = 0;  // decoded meanwhile, by all threads
 };
 struct PacingBenchResult {
@@ -39,8 +42,7 @@ struct PacingBenchResult {
   int64_t steps = 0;
   std::vector<PacingStep> rows;
 };
-// Steps of each target on an emulated device beside threads that decode. The host is one step ahead of the device, as a training
-// loop is.
+// Steps of each target on an emulated device beside threads that decode. The host is one step ahead of the device.
 StatusOr<PacingBenchResult> RunPacingBench(const PacingBenchOptions& options,
                                            const std::function<void(const std::string&)>& progress,
                                            const std::function<bool()>& stopped);

@@ -24,20 +24,25 @@ StatusOr<bool> Put(const VerbContext& context, const std::string& file, const Js
   return true;
 }
 
+Json OrNull(bool measured, double value) { return measured ? Json(value) : Json(nullptr); }
+
 class BenchPacingVerb : public Verb {
  public:
   std::string path() const override { return "bench pacing"; }
   std::string summary() const override { return "Measure how true an emulated device keeps time while all cores decode"; }
   std::string details() const override {
     return "Runs steps of 0.3, 1, 3.5 and 20 ms on an emulated device in real time. `error` is the relative drift of the moments "
-           "at which "
-           "a\nwaiting thread sees the steps end; `naive` is the error of a loop that sleeps for the time of each step.\n\n"
+           "at which\na waiting thread sees the steps end; `naive` is the error of a loop that sleeps for the time of each step. "
+           "`utilisation` is\nthat of a loop whose batches lie in memory, beside the busy share, which counts the host's own "
+           "time.\n\n"
            "  tidepool bench pacing --json pacing.json\n";
   }
   void Register(OptionTable* table) override {
     table->Add({.key = "bench.json", .help = "Also write the result as JSON to this file", .metavar = "FILE"}, &json_file_);
     table->Add({.key = "bench.steps", .help = "Steps of each length"}, &options_.steps);
     table->Add({.key = "bench.naive_steps", .help = "Steps of the loop that sleeps; 0: leave it out"}, &options_.naive_steps);
+    table->Add({.key = "bench.fed_steps", .help = "Steps at most of the loop that takes batches from memory; 0: leave it out"},
+               &options_.fed_steps);
     table->Add({.key = "bench.threads", .help = "Threads that decode meanwhile; 0: one per core, -1: none"},
                &options_.decode_threads);
   }
@@ -52,29 +57,33 @@ class BenchPacingVerb : public Verb {
                  {"steps_each", result.steps},
                  {"steps", Json::array()}};
     std::vector<std::vector<std::string>> table = {{"step", "drift", "of the total", "on the timeline", "naive sleep", "late p50",
-                                                    "late p99", "late max", "host-limited", "images/s"}};
+                                                    "late p99", "late max", "host-limited", "utilisation", "busy", "images/s"}};
     for (const PacingStep& row : result.rows) {
       json["steps"].push_back(
           {{"target_ms", row.target_ms},
            {"error", row.error},
+           {"total_error", row.total_error},
            {"timeline_error", row.timeline_error},
-           {"naive_error", row.naive_error},
+           {"naive_error", OrNull(options_.naive_steps > 0, row.naive_error)},
            {"lateness_us",
             {{"p50", Micros(row.lateness_p50)}, {"p99", Micros(row.lateness_p99)}, {"max", Micros(row.lateness_max)}}},
            {"host_limited", row.host_limited},
-           {"utilisation", row.utilisation},
+           {"utilisation", OrNull(options_.fed_steps > 0, row.utilisation)},
+           {"busy_share", OrNull(options_.fed_steps > 0, row.busy_share)},
            {"images_per_s", row.images_per_s}});
       table.push_back({fmt::format("{} ms", row.target_ms), fmt::format("{:.4f} %", row.error * 100),
                        fmt::format("{:.4f} %", row.total_error * 100), fmt::format("{:.4f} %", row.timeline_error * 100),
                        options_.naive_steps > 0 ? fmt::format("{:.2f} %", row.naive_error * 100) : "-",
                        tidepool::FormatDuration(row.lateness_p50), tidepool::FormatDuration(row.lateness_p99),
                        tidepool::FormatDuration(row.lateness_max), row.host_limited ? "yes" : "no",
+                       options_.fed_steps > 0 ? fmt::format("{:.2f} %", row.utilisation * 100) : "-",
+                       options_.fed_steps > 0 ? fmt::format("{:.2f} %", row.busy_share * 100) : "-",
                        fmt::format("{:.0f}", row.images_per_s)});
     }
     TIDEPOOL_ASSIGN_OR_RETURN(const bool put, Put(context, json_file_, json));
     if (put) return {};
     fmt::print("{} steps each, {} threads decoding on {} cores\n\n", result.steps, result.decode_threads, result.cores);
-    PrintTable(table, "rrrrrrrrrr");
+    PrintTable(table, "rrrrrrrrrrrr");
     return {};
   }
 

@@ -35,11 +35,11 @@ Status SetStep(const StallsOptions& options, StallsSetting* setting) {
   TIDEPOOL_ASSIGN_OR_RETURN(const DType dtype, DTypeFromSafetensors(options.dtype));
   const profile::Lookup lookup(opened);
   TIDEPOOL_ASSIGN_OR_RETURN(const data::stalls::StepTimes times,
-                            FindStepTimes(lookup, {.model = options.model,
-                                                   .dtype = dtype,
-                                                   .batch = options.batch,
-                                                   .devices = setting->devices,
-                                                   .sample_bytes = static_cast<double>(options.tensor_bytes)}));
+                            data::stalls::FindStepTimes(lookup, {.model = options.model,
+                                                                 .dtype = dtype,
+                                                                 .batch = options.batch,
+                                                                 .devices = setting->devices,
+                                                                 .sample_bytes = static_cast<double>(options.tensor_bytes)}));
   spec.compute_seconds = times.compute_seconds;
   spec.copy_seconds = options.copy_time > absl::ZeroDuration() ? absl::ToDoubleSeconds(options.copy_time) : times.copy_seconds;
   setting->estimated = times.estimated;
@@ -177,7 +177,7 @@ StatusOr<StallsSetting> MakeStallsSetting(const StallsOptions& given) {
   if (setting.scale < 1) {
     setting.facts.push_back(fmt::format("simulated: {} of {} samples, and the cache in proportion", simulated, options.samples));
   }
-  const auto total = static_cast<double>(TotalBytes(spec.sizes));
+  const auto total = static_cast<double>(data::stalls::TotalBytes(spec.sizes));
   TIDEPOOL_ASSIGN_OR_RETURN(spec.storage, data::ParseStorageSpec(options.disk));
   TIDEPOOL_ASSIGN_OR_RETURN(spec.cache, data::ParseCacheKind(options.cache));
   TIDEPOOL_ASSIGN_OR_RETURN(setting.cached_share, CachedShareOf(options.cache_size, total / setting.scale));

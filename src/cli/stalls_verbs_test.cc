@@ -5,6 +5,7 @@
 
 #include "base/fd.h"
 #include "base/testing.h"
+#include "base/units.h"
 #include "cli/command_line.h"
 #include "cli/stalls_setting.h"
 

@@ -156,7 +156,8 @@ struct StreamOptions {
   int32_t job = 0;  // streams of one job share its part of the compute engine, where the device divides its time among jobs
 };
 
-// What an emulated device has done since it was opened. Times are of its timeline.
+// What an emulated device has done since it was opened. Times are of its timeline. Where several processes have the device, the
+// times of engines other than kPeer, `behind_max` and `overrun` are of all of them; the rest is of this process.
 struct TimelineReport {
   absl::Duration elapsed;
   std::map<EngineKind, absl::Duration> busy;
@@ -165,6 +166,8 @@ struct TimelineReport {
   absl::Duration lateness_p50, lateness_p99, lateness_max;
   // How far real time ran ahead of the timeline at worst, because this machine could not keep up.
   absl::Duration behind_max;
+  // By how much results took longer to compute on this machine than on the device, in sum.
+  absl::Duration overrun;
   // The machine could not keep up: what was measured in real time beside the device does not fit the device's speed.
   bool host_limited = false;
   std::string host_limited_reason;
@@ -202,7 +205,7 @@ class Device {
 };
 
 struct DeviceOptions {
-  std::string name = "host";   // "host", "cuda:0", "emulated:h200" (docs/emulation.md has the options that may follow)
+  std::string name = "host";   // "host", "cuda:0", "emulated:h200" (docs/device.md has the options that may follow)
   int64_t capacity_bytes = 0;  // rounded down to whole pages; emulated: 0 is what the name says, or the hardware has
   int64_t page_bytes = 2 * 1024 * 1024;
   MappingMode mapping = MappingMode::kFast;

@@ -150,8 +150,28 @@ TEST(Pacing, HostThatCannotKeepUpIsNamed) {
   EXPECT_EQ(rig.time.Now() - kStart, 20 * 10 * kStep);
   const TimelineReport report = *rig.devices[0]->timeline();
   EXPECT_TRUE(report.host_limited);
-  EXPECT_THAT(report.host_limited_reason, ::testing::HasSubstr("behind the emulated device"));
+  EXPECT_THAT(report.host_limited_reason, ::testing::HasSubstr("behind the emulated device by"));
+  EXPECT_EQ(report.overrun, 20 * 9 * kStep);
   EXPECT_EQ(report.behind_max, 20 * 9 * kStep);
+}
+
+// Nobody waits for the device, so nobody is ever behind it; the results are late all the same.
+TEST(Pacing, ResultsThatTakeLongerThanTheDeviceAreNamedWhoeverWaits) {
+  Rig rig(absl::ZeroDuration(), "emulated:planted");
+  const VirtualClock::Actor actor(&rig.time);
+  for (int step = 0; step < 20; ++step) {
+    const auto work = [&] {
+      rig.time.SleepFor(10 * kStep);
+      return Status();
+    };
+    ASSERT_TRUE(rig.stream->Launch({.key = {.model = "step"}}, work).ok());
+    rig.time.SleepFor(20 * kStep);
+  }
+  const TimelineReport report = *rig.devices[0]->timeline();
+  EXPECT_EQ(report.behind_max, absl::ZeroDuration());
+  EXPECT_EQ(report.overrun, 20 * 9 * kStep);
+  EXPECT_TRUE(report.host_limited);
+  EXPECT_THAT(report.host_limited_reason, ::testing::HasSubstr("results took longer to compute on this machine"));
 }
 
 TEST(Pacing, PinningTakesItsTimeOnceAndKeptBuffersNone) {
@@ -195,7 +215,7 @@ TEST(Pacing, WaitThatCannotEndSaysWhoWaitsForWhat) {
   EXPECT_EQ(status.code(), StatusCode::kDeadlineExceeded);
   EXPECT_THAT(MessageOf(status),
               ::testing::HasSubstr("1 operations to go; deadlock at 0 ns: nothing is scheduled any more, but 'stream' waits for "
-                                   "the other ranks of a collective"));
+                                   "the other ranks of a collective of group 'all'"));
 }
 
 TEST(LatenessHistogram, QuantilesAreRightToOneBucket) {

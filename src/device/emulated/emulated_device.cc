@@ -30,6 +30,18 @@ DeviceProperties PropertiesOf(const System& system) {
           .estimated = !manifest.measured};
 }
 
+void MarkHostLimited(TimelineReport* report) {
+  const absl::Duration allowed = kBehindSlack + report->elapsed * kBehindShare;
+  const auto mark = [&](std::string_view what, absl::Duration seen) {
+    if (seen <= allowed || report->host_limited) return;
+    report->host_limited = true;
+    report->host_limited_reason = fmt::format("{} {} after {}; allowed: {}", what, tidepool::FormatDuration(seen),
+                                              tidepool::FormatDuration(report->elapsed), tidepool::FormatDuration(allowed));
+  };
+  mark("this machine was behind the emulated device by", report->behind_max);
+  mark("results took longer to compute on this machine than on the emulated device, in sum by", report->overrun);
+}
+
 class EmulatedDevice final : public Device {
  public:
   EmulatedDevice(std::shared_ptr<System> system, DeviceInfo info, int32_t index_in_system, const PinnedOptions& pinned,
@@ -84,13 +96,15 @@ class EmulatedDevice final : public Device {
     report.lateness_p99 = absl::Nanoseconds(driver.lateness().Quantile(0.99));
     report.lateness_max = absl::Nanoseconds(driver.lateness().max_ns());
     report.behind_max = absl::Nanoseconds(driver.behind_max_ns());
-    const absl::Duration allowed = kBehindSlack + report.elapsed * kBehindShare;
-    report.host_limited = report.behind_max > allowed;
-    if (report.host_limited) {
-      report.host_limited_reason = fmt::format("this machine was {} behind the emulated device after {}; allowed: {}",
-                                               tidepool::FormatDuration(report.behind_max),
-                                               tidepool::FormatDuration(report.elapsed), tidepool::FormatDuration(allowed));
+    report.overrun = absl::Nanoseconds(emulation.overrun_ns(index_));
+    if (const SharedTimeline* shared = system_->shared(); shared != nullptr) {
+      for (auto& [engine, busy] : report.busy) {
+        if (engine != EngineKind::kPeer) busy = absl::Nanoseconds(shared->busy_ns(static_cast<int>(engine)));
+      }
+      report.behind_max = std::max(report.behind_max, absl::Nanoseconds(shared->behind_max_ns()));
+      report.overrun = absl::Nanoseconds(shared->overrun_ns());
     }
+    MarkHostLimited(&report);
     return report;
   }
 

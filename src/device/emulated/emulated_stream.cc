@@ -72,7 +72,7 @@ class EmulatedEvent final : public Event::State {
 
  private:
   const std::shared_ptr<System> system_;
-  const std::shared_ptr<TimelinePoint> point_;  // its time is set when a stream comes to it; a dropped event keeps 0
+  const std::shared_ptr<TimelinePoint> point_;
   bool done_ = false;
   Status status_;
   std::vector<std::function<void(const Status&)>> watchers_;
@@ -139,6 +139,7 @@ class StreamCore final : public EmulationSink, public std::enable_shared_from_th
     items_.push_back(std::move(item));
     ++accepted_;
     driver.NoteSubmit();
+    if (system_->shared() != nullptr) system_->shared()->NoteBehind(driver.behind_max_ns());
     if (submit_ns < driver.simulation()->NextEventNs()) driver.simulation()->AdvanceTo(submit_ns);
     system_->emulation().Submit(id_, std::move(command));
     driver.CatchUp();
@@ -326,7 +327,7 @@ class EmulatedStream final : public Stream {
     int32_t group;
     {
       absl::MutexLock lock(core_->system().driver().mu());
-      group = core_->system().emulation().GroupOf(collective.group);
+      TIDEPOOL_ASSIGN_OR_RETURN(group, core_->system().emulation().GroupOf(collective.group));
     }
     return core_->Push({.name = std::string(NameOf(collective.kind)), .timed = true},
                        {.type = Command::Type::kCollective,

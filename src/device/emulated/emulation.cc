@@ -6,6 +6,7 @@ namespace tidepool::device::emulated {
 namespace {
 
 constexpr size_t kMostTimes = 1 << 20;
+constexpr size_t kMostGroups = 1 << 16;
 
 // What a transfer of the link network belongs to: a copy engine or a round of a collective.
 constexpr uint64_t kCollectiveTag = uint64_t{1} << 63;
@@ -57,8 +58,13 @@ StatusOr<const OpTime*> Emulation::Intern(const Operation& operation) {
   return &times_.emplace(operation.key, time).first->second;
 }
 
-int32_t Emulation::GroupOf(const std::string& name) {
-  return groups_.emplace(name, static_cast<int32_t>(groups_.size())).first->second;
+StatusOr<int32_t> Emulation::GroupOf(const std::string& name) {
+  if (groups_.size() >= kMostGroups && !groups_.contains(name)) {
+    return ResourceExhausted("an emulated system met {} groups of collectives; allowed: {}", kMostGroups, kMostGroups);
+  }
+  const auto [group, added] = groups_.emplace(name, static_cast<int32_t>(groups_.size()));
+  if (added) group_waits_.push_back(fmt::format("the other ranks of a collective of group '{}'", name));
+  return group->second;
 }
 
 StreamId Emulation::AddStream(int32_t device, int32_t job, std::string name, EmulationSink* sink) {
@@ -78,6 +84,7 @@ StreamId Emulation::AddStream(int32_t device, int32_t job, std::string name, Emu
 }
 
 void Emulation::RemoveStream(StreamId id) {
+  LeaveCollective(id);
   StopWaiting(id);
   Stream& stream = At(id);
   const Simulation::ActorId actor = stream.actor;
@@ -212,8 +219,13 @@ void Emulation::BeginWork(StreamId id) {
 void Emulation::WorkDone(StreamId id, int64_t ran_ns) {
   Stream& stream = At(id);
   stream.work_pending = false;
-  if (stream.queue.front().type == Command::Type::kHost) stream.end_ns = stream.start_ns + ran_ns;
   if (stream.engine_pending) return;
+  if (stream.queue.front().type == Command::Type::kHost) {
+    stream.end_ns = stream.start_ns + ran_ns;
+  } else if (const int64_t over_ns = ran_ns - (stream.end_ns - stream.start_ns); over_ns > 0) {
+    devices_[static_cast<size_t>(stream.device)].overrun_ns += over_ns;
+    if (options_.shared != nullptr) options_.shared->AddOverrun(over_ns);
+  }
   End(id);
   Advance(id);
 }
@@ -278,6 +290,11 @@ Topology::Path Emulation::PathOf(int32_t device, const Command& command) const {
   return command.receives ? topology_.Between(command.peer, device) : topology_.Between(device, command.peer);
 }
 
+double Emulation::LimitOf(const Command& command) const {
+  if (command.pinned || command.engine == EngineKind::kPeer) return 0;
+  return pageable_[command.engine == EngineKind::kDeviceToHost].bytes_per_s;
+}
+
 void Emulation::BeginCopy(StreamId id) {
   const EngineKind kind = At(id).queue.front().engine;
   const int32_t device = At(id).device;
@@ -300,7 +317,9 @@ void Emulation::StartCopy(int32_t device, EngineKind kind) {
   const int64_t now_ns = simulation_->now_ns();
   if (options_.shared != nullptr) {
     // Other processes' copies are reservations, not flows.
-    const auto alone_ns = path.latency_ns + static_cast<int64_t>(command.bytes * 1e9 / path.bytes_per_s);
+    const double limit = LimitOf(command);
+    const double rate = limit > 0 ? std::min(limit, path.bytes_per_s) : path.bytes_per_s;
+    const auto alone_ns = path.latency_ns + static_cast<int64_t>(command.bytes * 1e9 / rate);
     engine.start_ns = options_.shared->Reserve(static_cast<int>(kind), engine.start_ns, alone_ns);
     const int64_t end_ns = engine.start_ns + alone_ns;
     simulation_->Schedule(std::max(now_ns, end_ns), state.actor,
@@ -325,11 +344,12 @@ void Emulation::StartFlow(int32_t device, EngineKind kind, uint64_t key, int64_t
   }
   const Command& command = At(id).queue.front();
   const Topology::Path path = PathOf(device, command);
-  LinkNetwork::Transfer transfer{
-      .path = path.links, .bytes = command.bytes, .ready_ns = ready_ns, .sink = this, .tag = CopyTag(device, kind)};
-  if (!command.pinned && kind != EngineKind::kPeer)
-    transfer.limit_bytes_per_s = pageable_[kind == EngineKind::kDeviceToHost].bytes_per_s;
-  network_.Start(transfer);
+  network_.Start({.path = path.links,
+                  .bytes = command.bytes,
+                  .limit_bytes_per_s = LimitOf(command),
+                  .ready_ns = ready_ns,
+                  .sink = this,
+                  .tag = CopyTag(device, kind)});
 }
 
 void Emulation::CopyEnded(int32_t device, EngineKind kind, int64_t end_ns) {
@@ -379,7 +399,7 @@ void Emulation::JoinCollective(StreamId id) {
   }
   if (static_cast<int32_t>(gathering.streams.size()) < gathering.ranks) {
     stream.waiting = true;
-    stream.wait = simulation_->BeginWait(stream.actor, "the other ranks of a collective");
+    stream.wait = simulation_->BeginWait(stream.actor, group_waits_[static_cast<size_t>(command.group)]);
     return;
   }
   gathering_of_group_.erase(command.group);
@@ -393,6 +413,21 @@ void Emulation::JoinCollective(StreamId id) {
     At(rank).start_ns = gathering.ready_ns;
   }
   StartRound(index, gathering.ready_ns);
+}
+
+void Emulation::LeaveCollective(StreamId id) {
+  const Stream& stream = At(id);
+  if (!stream.running || stream.queue.empty() || stream.queue.front().type != Command::Type::kCollective) return;
+  const auto open = gathering_of_group_.find(stream.queue.front().group);
+  if (open == gathering_of_group_.end()) return;
+  Gathering& gathering = gatherings_[open->second];
+  const auto rank = std::find(gathering.streams.begin(), gathering.streams.end(), KeyOf(id));
+  if (rank == gathering.streams.end()) return;
+  gathering.devices.erase(gathering.devices.begin() + (rank - gathering.streams.begin()));
+  gathering.streams.erase(rank);
+  if (!gathering.streams.empty()) return;
+  free_gatherings_.push_back(open->second);
+  gathering_of_group_.erase(open);
 }
 
 void Emulation::StartRound(uint32_t index, int64_t ready_ns) {

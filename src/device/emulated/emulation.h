@@ -103,7 +103,8 @@ class Emulation : private TaskSink, private TransferSink {
 
   // Looks the operation up; the pointer stays good. What was said of a key first holds. NOT_FOUND as CostSource.
   StatusOr<const OpTime*> Intern(const Operation& operation);
-  int32_t GroupOf(const std::string& name);
+  // RESOURCE_EXHAUSTED above 65536 names.
+  StatusOr<int32_t> GroupOf(const std::string& name);
 
   StreamId AddStream(int32_t device, int32_t job, std::string name, EmulationSink* sink);
   // What is queued is dropped; the sink is not called any more.
@@ -127,6 +128,8 @@ class Emulation : private TaskSink, private TransferSink {
   int64_t BusyNs(int32_t device, EngineKind engine) const;
   int64_t operations(int32_t device) const { return devices_[static_cast<size_t>(device)].operations; }
   int64_t estimated_operations(int32_t device) const { return devices_[static_cast<size_t>(device)].estimated; }
+  // By how much the work of commands took longer on this machine than the commands did on the device, in sum.
+  int64_t overrun_ns(int32_t device) const { return devices_[static_cast<size_t>(device)].overrun_ns; }
 
  private:
   struct Stream {
@@ -159,6 +162,7 @@ class Emulation : private TaskSink, private TransferSink {
     std::map<const OpTime*, bool> warm;
     UtilisationMeter utilisation;
     int64_t operations = 0, estimated = 0;
+    int64_t overrun_ns = 0;
   };
   // One collective that has begun or gathers its ranks.
   struct Gathering {
@@ -197,8 +201,10 @@ class Emulation : private TaskSink, private TransferSink {
   void StartFlow(int32_t device, EngineKind engine, uint64_t key, int64_t ready_ns);
   void CopyEnded(int32_t device, EngineKind engine, int64_t end_ns);
   Topology::Path PathOf(int32_t device, const Command& command) const;
+  double LimitOf(const Command& command) const;  // of a pageable copy, in bytes/s; 0: none
 
   void JoinCollective(StreamId stream);
+  void LeaveCollective(StreamId stream);  // that still waits for ranks
   void StartRound(uint32_t gathering, int64_t ready_ns);
   void EndCollective(uint32_t gathering, int64_t end_ns, const Status& status);
 
@@ -217,6 +223,7 @@ class Emulation : private TaskSink, private TransferSink {
   std::vector<StreamId> free_streams_;
   std::map<profile::OpKey, OpTime> times_;
   std::map<std::string, int32_t> groups_;
+  std::deque<std::string> group_waits_;             // by group: what a rank waits for
   std::map<int32_t, uint32_t> gathering_of_group_;  // that still waits for ranks
   std::deque<Gathering> gatherings_;
   std::vector<uint32_t> free_gatherings_;

@@ -53,7 +53,7 @@ class EmulationTest : public ::testing::Test, public EmulationSink {
     Submit(stream, {.type = Command::Type::kCollective,
                     .collective = kind,
                     .ranks = ranks,
-                    .group = emulation_->GroupOf(group),
+                    .group = emulation_->GroupOf(group).value(),
                     .bytes = bytes});
   }
   std::shared_ptr<TimelinePoint> Record(StreamId stream) {
@@ -246,6 +246,29 @@ TEST_F(EmulationTest, RanksThatDoNotAgreeFailAllOfThem) {
   EXPECT_EQ(failures_.size(), 2u) << "the group works again";
 }
 
+TEST_F(EmulationTest, RankThatLeavesBeforeTheOthersCameIsNotCounted) {
+  Make({.topology = {.devices_per_node = 2}, .algorithm = CollectiveAlgorithm::kRing});
+  const StreamId gone = NewStream(0), b = NewStream(1);
+  Collect(gone, 10e6, 2);
+  emulation_->RemoveStream(gone);
+  Collect(b, 10e6, 2);
+  simulation_->Run();
+  EXPECT_TRUE(ends_[b].empty()) << "one rank of two is there";
+  const StreamId a = NewStream(0);
+  Collect(a, 10e6, 2);
+  simulation_->Run();
+  EXPECT_THAT(ends_[b], ElementsAre(kMs));
+  EXPECT_THAT(failures_, ::testing::IsEmpty());
+}
+
+TEST_F(EmulationTest, GroupsHaveALimit) {
+  Make({});
+  Status status;
+  for (int i = 0; i <= 1 << 16 && status.ok(); ++i) status = emulation_->GroupOf(std::to_string(i)).status();
+  EXPECT_THAT(MessageOf(status), HasSubstr("met 65536 groups of collectives; allowed: 65536"));
+  EXPECT_EQ(emulation_->GroupOf("7").value(), 7) << "known names go on";
+}
+
 TEST_F(EmulationTest, WorkDelaysTheEndOfACommandButNotTheTimeline) {
   Make({});
   const StreamId stream = NewStream();
@@ -257,6 +280,7 @@ TEST_F(EmulationTest, WorkDelaysTheEndOfACommandButNotTheTimeline) {
   simulation_->clock()->SleepUntil(absl::FromUnixNanos(100 * kMs));
   emulation_->WorkDone(stream, 96 * kMs);
   EXPECT_THAT(ends_[stream], ElementsAre(4 * kMs));
+  EXPECT_EQ(emulation_->overrun_ns(0), 92 * kMs);
   emulation_->WorkDone(stream, 0);  // before the engine is done
   simulation_->Run();
   EXPECT_THAT(ends_[stream], ElementsAre(4 * kMs, 8 * kMs)) << "the second follows the first on the timeline";
@@ -356,7 +380,7 @@ TEST_F(EmulationTest, DeadlockReportNamesTheStreamsThatWait) {
   Wait(b, std::make_shared<TimelinePoint>());
   simulation_->Run();
   const Status status = simulation_->CheckDeadlock();
-  EXPECT_THAT(MessageOf(status), HasSubstr("'s0' waits for the other ranks of a collective"));
+  EXPECT_THAT(MessageOf(status), HasSubstr("'s0' waits for the other ranks of a collective of group 'g'"));
   EXPECT_THAT(MessageOf(status), HasSubstr("'s1' waits for an event"));
   emulation_->RemoveStream(a);
   emulation_->RemoveStream(b);

@@ -45,6 +45,12 @@ StatusOr<std::unique_ptr<SharedTimeline>> SharedTimeline::Open(int fd, int64_t o
 
 SharedTimeline::~SharedTimeline() { ::munmap(page_, kBytes); }
 
+void SharedTimeline::NoteBehind(int64_t ns) {
+  int64_t seen = page_->behind_max_ns.load(std::memory_order_relaxed);
+  while (ns > seen && !page_->behind_max_ns.compare_exchange_weak(seen, ns, std::memory_order_relaxed)) {
+  }
+}
+
 int64_t SharedTimeline::Reserve(int engine, int64_t ready_ns, int64_t duration_ns) {
   std::atomic<int64_t>& free_ns = page_->free_ns[engine];
   int64_t seen = free_ns.load(std::memory_order_relaxed);

@@ -2,7 +2,7 @@
 //
 //   emulated:BUNDLE[xCOUNT][,key=value]...      emulated:h200   emulated:h200x8,mode=timing   emulated:./my/bundle,capacity=2GiB
 //
-// docs/emulation.md has the table of keys.
+// docs/device.md has the table of keys.
 #pragma once
 
 #include <cstdint>

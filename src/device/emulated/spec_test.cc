@@ -77,7 +77,8 @@ TEST(Spec, ErrorsNameThePartTheValueAndWhatIsAllowed) {
 
 TEST(Spec, AnyTextIsReadOrRefused) {
   const std::string seed = "emulated:h200x8,mode=timing,clock=virtual,capacity=2GiB,seed=7,quantum=5ms";
-  const std::string letters("emulatd:h20x8,=.-\0\xff iGB", 25);
+  using namespace std::string_literals;
+  const std::string letters = "emulatd:h20x8,=.-\0\xff iGB"s;
   std::mt19937 random(3);
   for (int i = 0; i < 20'000; ++i) {
     std::string text = seed;

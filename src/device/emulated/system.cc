@@ -1,6 +1,24 @@
 #include "device/emulated/system.h"
 
 namespace tidepool::device::emulated {
+namespace {
+
+// When Clock::Real() was at `monotonic_ns`, right to a microsecond: the two differ by a constant, which is read between two looks
+// at the other one that lie close together.
+absl::Time RealTimeOf(int64_t monotonic_ns) {
+  constexpr int64_t kClose = 1000;
+  int64_t before, after;
+  absl::Time now;
+  int tries = 0;
+  do {
+    before = MonotonicNanos();
+    now = Clock::Real()->Now();
+    after = MonotonicNanos();
+  } while (after - before > kClose && ++tries < 1000);
+  return now - absl::Nanoseconds(before + (after - before) / 2 - monotonic_ns);
+}
+
+}  // namespace
 
 StatusOr<std::shared_ptr<System>> System::Create(Parts parts) {
   std::shared_ptr<System> system(new System);
@@ -12,9 +30,8 @@ StatusOr<std::shared_ptr<System>> System::Create(Parts parts) {
     system->virtual_clock_ = std::make_unique<VirtualClock>();
     clock = system->virtual_clock_.get();
   }
-  absl::Time zero = clock->Now();
   // Processes that share a timeline count from one moment of the machine's monotonic clock.
-  if (system->shared_ != nullptr) zero -= absl::Nanoseconds(MonotonicNanos() - system->shared_->epoch_ns());
+  const absl::Time zero = system->shared_ != nullptr ? RealTimeOf(system->shared_->epoch_ns()) : clock->Now();
   system->driver_ = std::make_unique<Driver>(
       Driver::Options{.clock = clock, .seed = system->spec_.seed, .zero = zero, .spin_ns = system->spec_.spin_ns});
   EmulationOptions options = system->spec_.emulation;

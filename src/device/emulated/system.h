@@ -30,6 +30,7 @@ class System {
   const CostSource& costs() const { return *costs_; }
   Driver& driver() { return *driver_; }
   Clock* clock() const { return driver_->clock(); }
+  SharedTimeline* shared() const { return shared_.get(); }  // null: no other process uses the device's timeline
   // Guarded by driver().mu().
   Emulation& emulation() ABSL_EXCLUSIVE_LOCKS_REQUIRED(driver().mu()) { return *emulation_; }
 
