@@ -122,6 +122,11 @@ Prediction Predict(const PipelineSpec& spec, const Rates& rates) {
   return result;
 }
 
+Bottleneck BottleneckOf(const PipelineSpec& spec, const Rates& rates, double miss_share) {
+  const double loader = std::min(rates.fetch, LoaderRate(spec, rates, miss_share));
+  return SlowestOf(rates.ingestion, rates.preparation, rates.fetch, loader);
+}
+
 Rates Rescale(const Rates& rates, const PipelineSpec& from, const PipelineSpec& to) {
   Rates scaled = rates;
   const double bytes = MeanBytes(from);
@@ -163,9 +168,7 @@ class Analyzer {
     TIDEPOOL_ASSIGN_OR_RETURN(result_.rates, MeasureRates(spec_));
     TIDEPOOL_RETURN_IF_ERROR(MeasureStalls());
     result_.predicted = Predict(spec_, result_.rates);
-    const Rates& rates = result_.rates;
-    const double loader = std::min(rates.fetch, LoaderRate(spec_, rates, result_.full.miss_share()));
-    result_.bottleneck = SlowestOf(rates.ingestion, rates.preparation, rates.fetch, loader);
+    result_.bottleneck = BottleneckOf(spec_, result_.rates, result_.full.miss_share());
     Needs();
     for (const double share : options_.cache_shares) {
       PipelineSpec changed = spec_;

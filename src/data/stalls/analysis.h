@@ -52,6 +52,9 @@ double MissShare(CacheKind kind, double cached_share, int epochs, uint64_t seed)
 // What `spec` would reach, from rates that were measured for it.
 Prediction Predict(const PipelineSpec& spec, const Rates& rates);
 
+// The slowest stage, from measured rates and the measured share of misses.
+Bottleneck BottleneckOf(const PipelineSpec& spec, const Rates& rates, double miss_share);
+
 // Rates of `to` from those of `from`, by arithmetic: preparation goes with cores, fetch with what the storage can do at its
 // best, ingestion with the step. Only cores, storage, cache, reading ahead and step times may differ.
 Rates Rescale(const Rates& rates, const PipelineSpec& from, const PipelineSpec& to);
