@@ -1,68 +1,15 @@
-// Verbs of data sets: data show, check, pack; and bench loader.
+// Verbs of data sets: data show, check, pack; and bench loader. data load and data share are in data_load_verbs.cc.
 #include <algorithm>
-#include <cstdio>
-#include <map>
-
-#include <nlohmann/json.hpp>
 
 #include "base/fd.h"
 #include "base/units.h"
+#include "cli/data_verb.h"
 #include "cli/loader_bench.h"
-#include "cli/verb.h"
-#include "data/containers.h"
 #include "data/jpeg.h"
 #include "data/packed.h"
 
 namespace tidepool::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-void PrintJson(const Json& json) { fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace)); }
-
-// A line on the terminal that the next one replaces.
-class ProgressLine {
- public:
-  explicit ProgressLine(const VerbContext& context) : shown_(context.progress) {}
-  ~ProgressLine() {
-    if (open_) std::fputs("\r\033[K", stderr);
-  }
-  void Show(const std::string& text) {
-    if (!shown_) return;
-    std::fprintf(stderr, "\r\033[K%s", text.c_str());
-    std::fflush(stderr);
-    open_ = true;
-  }
-
- private:
-  const bool shown_;
-  bool open_ = false;
-};
-
-class DataVerb : public Verb {
- public:
-  void Register(OptionTable* table) override {
-    table->Add({.key = "data.classes", .help = "Number of classes; 0: from the labels"}, &options_.classes);
-    table->Add({.key = "data.first_label", .help = "The label that becomes class 0 (tar and TFRecord)"}, &options_.first_label);
-    table->Add({.key = "data.allow_damaged", .help = "Use a damaged shard up to the damage"}, &options_.allow_damaged);
-  }
-  std::vector<Positional> positionals() override {
-    return {{.name = "DATA",
-             .help = "imagefolder:PATH, webdataset:SHARDS, tfrecord:SHARDS, packed:SHARDS or PATH",
-             .values = &data_,
-             .min = 1}};
-  }
-
- protected:
-  StatusOr<std::unique_ptr<data::ExtentSource>> Open() const {
-    TIDEPOOL_ASSIGN_OR_RETURN(auto source, data::OpenRecordSource(data_[0], options_));
-    for (const std::string& fault : source->faults()) fmt::print(stderr, "left out: {}\n", fault);
-    return source;
-  }
-
-  data::SourceOptions options_;
-  std::vector<std::string> data_;
-};
 
 class DataShowVerb : public DataVerb {
  public:
@@ -247,6 +194,7 @@ class BenchLoaderVerb : public Verb {
                &options_.directory);
     table->Add({.key = "bench.disk", .help = "Size of the file that is read from the disk; 0: none"},
                BytesField{&options_.disk_bytes});
+    data::AddWrapOptions("bench", table, &options_.wrap);
     table->Add({.key = "bench.python", .help = "Interpreter that has torch; empty: leave PyTorch out", .metavar = "PATH"},
                &options_.python);
   }
@@ -275,6 +223,7 @@ void AddDataVerbs(VerbList* verbs) {
   verbs->push_back(std::make_unique<DataShowVerb>());
   verbs->push_back(std::make_unique<DataCheckVerb>());
   verbs->push_back(std::make_unique<DataPackVerb>());
+  AddDataLoadVerbs(verbs);
   verbs->push_back(std::make_unique<BenchLoaderVerb>());
 }
 

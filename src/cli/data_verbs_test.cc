@@ -2,14 +2,19 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <thread>
 
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/testing.h"
 #include "cli/command_line.h"
 #include "cli/loader_bench.h"
+#include "data/dataset.h"
 #include "data/jpeg.h"
+#include "data/shared_loader.h"
+#include "data/shared_prep_coordinator.h"
 
 namespace tidepool::cli {
 namespace {
@@ -88,13 +93,91 @@ TEST_F(DataVerbs, TellWhatIsWrongWithTheirArguments) {
               HasSubstr("min_area 2; allowed: above 0, at most 1; 0 rounds; allowed: 1 to 100"));
 }
 
+TEST_F(DataVerbs, LoadTellsHitsOfTheCacheAndOperationsOfTheStorageForEachEpoch) {
+  const int64_t bytes = static_cast<int64_t>(fs::file_size(files_[0]));
+  const Outcome load =
+      RunWords({"data", "load", in(), "--epochs", "3", "--batch", "4", "--threads", "2", "--image-size", "16", "--cache", "minio",
+                "--cache-bytes", fmt::format("{}", 3 * bytes + bytes / 2), "--storage", "custom,rate=1GB,depth=2", "-o", "json"});
+  ASSERT_EQ(load.code, kExitDone) << load.err;
+  const auto json = load.json();
+  ASSERT_EQ(json["epochs"].size(), 3u) << load.out;
+  EXPECT_EQ(json["records"], 6);
+  // Threads read ahead of what is handed out, so only sums over all epochs are exact.
+  int64_t reads = 0, hits = 0, ops = 0;
+  for (size_t epoch = 0; epoch < 3; ++epoch) {
+    const auto& report = json["epochs"][epoch];
+    EXPECT_EQ(report["epoch"], epoch);
+    EXPECT_EQ(report["samples"], 6);
+    EXPECT_EQ(report["batches"], 2);
+    EXPECT_EQ(report["cache"]["evicted"], 0);
+    EXPECT_LE(report["cache"]["used_bytes"], 3 * bytes + bytes / 2);
+    for (const char* outcome : {"hits", "misses", "joined"}) reads += report["cache"][outcome].get<int64_t>();
+    hits += report["cache"]["hits"].get<int64_t>();
+    ops += report["storage"]["ops"].get<int64_t>();
+  }
+  EXPECT_EQ(reads, 18);
+  EXPECT_GE(hits, 2);
+  EXPECT_LE(hits, 10);
+  EXPECT_GT(ops, 0);
+  EXPECT_THAT(RunWords({"data", "load", in(), "--image-size", "16", "--cache", "lru", "--cache-bytes", "1MiB"}).out,
+              AllOf(HasSubstr("samples/s"), HasSubstr("evicted")));
+}
+
+TEST_F(DataVerbs, LoadAndShareSayWhatIsWrongWithTheirArguments) {
+  EXPECT_EQ(RunWords({"data", "load", in(), "--cache", "mini"}).code, kExitUsage);
+  EXPECT_THAT(RunWords({"data", "load", in(), "--cache", "mini"}).err,
+              HasSubstr("cache policy 'mini'; allowed: none, page-cache, minio, lru, fifo, two-list. Did you mean 'minio'?"));
+  EXPECT_THAT(RunWords({"data", "load", in(), "--cache", "lru"}).err, HasSubstr("give --cache-bytes too"));
+  EXPECT_THAT(RunWords({"data", "load", in(), "--storage", "hdd,rate=-1"}).err, HasSubstr("storage 'hdd,rate=-1'"));
+  EXPECT_THAT(RunWords({"data", "load", in(), "--shared", root_.path() + "/none"}).err, HasSubstr("NOT_FOUND"));
+  EXPECT_THAT(RunWords({"data", "share"}).err, HasSubstr("--socket is missing"));
+  EXPECT_THAT(RunWords({"data", "share", "--socket", root_.path() + "/s", "--jobs", "0"}).err, HasSubstr("0 jobs to wait for"));
+  EXPECT_THAT(RunWords({"bench", "loader", "--cache", "lru"}).err, HasSubstr("give --cache-bytes too"));
+}
+
+TEST_F(DataVerbs, LoadJoinsOthersThatPrepareTogether) {
+  const auto coordinator = data::PrepCoordinator::Start({.socket = root_.path() + "/s", .staging_bytes = 1 << 20});
+  ASSERT_TRUE(coordinator.ok());
+  const Outcome load = RunWords({"data", "load", in(), "--epochs", "2", "--batch", "4", "--threads", "1", "--image-size", "16",
+                                 "--shared", root_.path() + "/s", "-o", "json"});
+  ASSERT_EQ(load.code, kExitDone) << load.err;
+  EXPECT_EQ(load.json()["prepared_batches"], 4);
+  EXPECT_EQ(load.json()["epochs"].size(), 2u);
+}
+
+TEST_F(DataVerbs, ShareEndsWhenAllJobsHaveLeftAndTellsWhatWasPrepared) {
+  const std::string socket = root_.path() + "/s";
+  const auto dataset = data::OpenImageFolder({.root = in(), .image_size = 16});
+  ASSERT_TRUE(dataset.ok());
+  std::thread job([&] {
+    const absl::Time deadline = testing::Soon();
+    while (!fs::exists(socket) && Clock::Real()->Now() < deadline) std::this_thread::yield();
+    StatusOr<std::unique_ptr<data::SharedLoader>> loader = Internal("not yet");
+    // The path appears a moment before somebody listens.
+    while (!loader.ok() && Clock::Real()->Now() < deadline) {
+      loader = data::SharedLoader::Join(dataset->get(), {.socket = socket, .batch = 4}, deadline);
+    }
+    while (loader.ok()) {
+      const auto batch = (*loader)->Next(deadline);
+      if (!batch.ok() || !batch->has_value()) break;
+    }
+  });
+  const Outcome share = RunWords({"data", "share", "--socket", socket, "--staging", "1MiB", "-o", "json"});
+  job.join();
+  ASSERT_EQ(share.code, kExitDone) << share.err;
+  EXPECT_EQ(share.json()["joined"], 1);
+  EXPECT_EQ(share.json()["epochs"][0]["prepared"], 2);
+  EXPECT_EQ(share.json()["epochs"][0]["delivered"], 2);
+}
+
 // Small and short: that everything is there, not how fast it is.
 TEST_F(DataVerbs, BenchLoaderReportsEveryRateAndRatio) {
   const std::string json_file = root_.path() + "/bench.json";
   const Outcome bench =
-      RunWords({"bench",        "loader", "--json",    json_file, "--pictures",  "3",          "--batch",  "2",
-                "--image-size", "32",     "--threads", "2",       "--seconds",   "0.01",       "--rounds", "1",
-                "--disk",       "16MiB",  "--python",  "",        "--directory", root_.path(), "-o",       "json"});
+      RunWords({"bench",        "loader", "--json",        json_file, "--pictures",  "3",          "--batch",  "2",
+                "--image-size", "32",     "--threads",     "2",       "--seconds",   "0.01",       "--rounds", "1",
+                "--disk",       "16MiB",  "--python",      "",        "--directory", root_.path(), "-o",       "json",
+                "--cache",      "minio",  "--cache-bytes", "1MiB",    "--storage",   "nvme"});
   ASSERT_EQ(bench.code, kExitDone) << bench.err;
   const auto json = nlohmann::json::parse(ReadFile(json_file, 1 << 20).value());
   EXPECT_EQ(json, bench.json());
@@ -102,6 +185,8 @@ TEST_F(DataVerbs, BenchLoaderReportsEveryRateAndRatio) {
   EXPECT_EQ(json["ours"].size(), 8u);
   for (const auto& rate : json["ours"]) EXPECT_GT(rate["images_per_core_s"], 0) << rate;
   EXPECT_TRUE(json["torch"].contains("absent"));
+  EXPECT_EQ(json["work"]["storage"], "nvme");
+  EXPECT_GT(json["cache"]["hits"], 0);
   EXPECT_GE(json["disk"].size(), 5u);
   EXPECT_GT(json["ratios"]["loader crop / libjpeg-turbo"], 0);
   EXPECT_GT(json["ratios"]["packed, in order / plain read"], 0);

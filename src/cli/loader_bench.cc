@@ -76,7 +76,7 @@ class LoaderBench {
 
   // Runs `decode` for every picture in turn on `threads` threads.
   StatusOr<PictureRate> DecodeRate(int threads, const std::function<bool(const Picture&)>& decode) const;
-  StatusOr<PictureRate> LoaderRate(int threads, data::DecodeMode mode) const;
+  StatusOr<PictureRate> LoaderRate(int threads, data::DecodeMode mode);
   Status Check() const { return stopped_() ? Cancelled("the benchmark was stopped") : Status(); }
   double Rate(const std::vector<PictureRate>& rates, const std::string& what, int threads) const;
 
@@ -144,8 +144,10 @@ StatusOr<PictureRate> LoaderBench::DecodeRate(int threads, const std::function<b
   return PictureRate{.threads = threads, .per_core_s = count / (CpuSeconds() - cpu), .per_s = count / (WallSeconds() - start)};
 }
 
-StatusOr<PictureRate> LoaderBench::LoaderRate(int threads, data::DecodeMode mode) const {
-  TIDEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const data::RecordSource> source, data::OpenImageFolderSource(folder_));
+StatusOr<PictureRate> LoaderBench::LoaderRate(int threads, data::DecodeMode mode) {
+  TIDEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const data::RecordSource> container, data::OpenImageFolderSource(folder_));
+  TIDEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const data::WrappedSource> source,
+                            data::WrappedSource::Create(std::move(container), options_.wrap));
   TIDEPOOL_ASSIGN_OR_RETURN(const auto dataset, data::OpenImages(source, {.image_size = static_cast<int>(options_.image_size),
                                                                           .min_area = options_.min_area,
                                                                           .decode = mode}));
@@ -167,6 +169,13 @@ StatusOr<PictureRate> LoaderBench::LoaderRate(int threads, data::DecodeMode mode
   while (WallSeconds() - start < options_.seconds) {
     TIDEPOOL_ASSIGN_OR_RETURN(const int64_t got, next());
     count += got;
+  }
+  if (source->cache() != nullptr) {
+    const data::CacheStats stats = source->cache()->stats();
+    result_.cache.hits += stats.hits;
+    result_.cache.misses += stats.misses;
+    result_.cache.joined += stats.joined;
+    result_.cache.evicted += stats.evicted;
   }
   return PictureRate{.threads = threads,
                      .per_core_s = static_cast<double>(count) / (CpuSeconds() - cpu),
@@ -351,6 +360,7 @@ Status LoaderBenchOptions::Validate() const {
   require(rounds >= 1 && rounds <= 100, fmt::format("{} rounds; allowed: 1 to 100", rounds));
   require(disk_bytes == 0 || disk_bytes >= 16 * kMiB,
           fmt::format("a file of {} bytes to read; allowed: 0, or 16 MiB and above", disk_bytes));
+  if (const Status status = wrap.Validate(); !status.ok()) faults.push_back(MessageOf(status));
   if (!faults.empty()) return InvalidArgument("{}", fmt::join(faults, "; "));
   return {};
 }

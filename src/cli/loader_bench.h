@@ -14,6 +14,8 @@
 
 #include "base/status.h"
 #include "base/units.h"
+#include "data/cache.h"
+#include "data/wrapped_source.h"
 
 namespace tidepool::cli {
 
@@ -29,6 +31,7 @@ struct LoaderBenchOptions {
   int64_t rounds = 3;               // the median counts
   std::string directory;            // for pictures and the file that is read; empty: the system's place for temporary files
   int64_t disk_bytes = 512 * kMiB;  // of the file that is read; 0: do not measure the disk
+  data::WrapOptions wrap;           // what stands between the pictures and our loader
   std::string python = "/usr/bin/python3";  // empty: do not measure PyTorch
   Status Validate() const;
 };
@@ -53,6 +56,7 @@ struct LoaderBenchResult {
   std::string torch_versions, torch_absent;
   std::vector<DiskRate> disk;
   std::string fio_absent;
+  data::CacheStats cache;  // of all runs of the loader together, if it had one
   std::map<std::string, double> ratios;
 };
 

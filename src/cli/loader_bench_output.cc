@@ -21,7 +21,10 @@ std::string ToJson(const LoaderBenchOptions& options, const LoaderBenchResult& r
                  {"min_area", options.min_area},
                  {"batch", options.batch},
                  {"seconds", options.seconds},
-                 {"rounds", options.rounds}}},
+                 {"rounds", options.rounds},
+                 {"cache", options.wrap.cache},
+                 {"cache_bytes", options.wrap.cache_bytes},
+                 {"storage", options.wrap.storage}}},
                {"ours", pictures(result.ours, "threads")}};
   if (result.torch_absent.empty()) {
     json["torch"] = {{"versions", result.torch_versions}, {"runs", pictures(result.torch, "workers")}};
@@ -31,6 +34,13 @@ std::string ToJson(const LoaderBenchOptions& options, const LoaderBenchResult& r
   json["disk"] = Json::array();
   for (const DiskRate& rate : result.disk) json["disk"].push_back({{"what", rate.what}, {"bytes_per_s", rate.bytes_per_s}});
   if (!result.fio_absent.empty()) json["fio"] = {{"absent", result.fio_absent}};
+  if (result.cache.reads() > 0) {
+    json["cache"] = {{"hits", result.cache.hits},
+                     {"misses", result.cache.misses},
+                     {"joined", result.cache.joined},
+                     {"evicted", result.cache.evicted},
+                     {"hit_share", result.cache.hit_share()}};
+  }
   json["ratios"] = result.ratios;
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
@@ -47,6 +57,10 @@ std::string ToText(const LoaderBenchResult& result) {
   }
   text += result.torch_absent.empty() ? fmt::format("({}; threads of torch are worker processes)\n", result.torch_versions)
                                       : fmt::format("PyTorch is absent: {}\n", result.torch_absent);
+  if (result.cache.reads() > 0) {
+    text += fmt::format("our loader's cache: {:.1f} % hits of {} reads, cold starts included\n", 100 * result.cache.hit_share(),
+                        result.cache.reads());
+  }
   if (!result.disk.empty()) text += "\n";
   for (const DiskRate& rate : result.disk) text += fmt::format("{:<34}{:>22.0f} MB/s\n", rate.what, rate.bytes_per_s / 1e6);
   if (!result.fio_absent.empty()) text += fmt::format("fio is absent: {}\n", result.fio_absent);

@@ -79,5 +79,9 @@ StatusOr<std::unique_ptr<Dataset>> OpenText(const TextOptions& options);
 
 // A data URI as containers.h reads it; input_shape is the model's, [3, size, size] for pictures and [context] for text.
 StatusOr<std::unique_ptr<Dataset>> OpenDataset(const std::string& uri, const std::vector<int64_t>& input_shape);
+// Behind a cache and a storage model (wrapped_source.h); INVALID_ARGUMENT if one is wanted for text.
+struct WrapOptions;
+StatusOr<std::unique_ptr<Dataset>> OpenDataset(const std::string& uri, const std::vector<int64_t>& input_shape,
+                                               const WrapOptions& wrap);
 
 }  // namespace tidepool::data

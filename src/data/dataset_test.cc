@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "data/jpeg.h"
+#include "data/wrapped_source.h"
 
 namespace tidepool::data {
 namespace {
@@ -146,6 +147,9 @@ TEST_F(DatasetTest, OpensByUriAndGuessesTheKindOfABarePath) {
   EXPECT_EQ(OpenDataset("imagefolder:" + root() + "/pictures", picture_shape).value()->size(), 1);
   EXPECT_EQ(OpenDataset(root() + "/text", text_shape).value()->size(), 7);
   EXPECT_EQ(OpenDataset("text:" + root() + "/text/a.txt", text_shape).value()->size(), 7);
+  const WrapOptions wrap{.cache = "minio", .cache_bytes = 1000};
+  EXPECT_EQ(OpenDataset(root() + "/pictures", picture_shape, wrap).value()->size(), 1);
+  EXPECT_THAT(MessageOf(OpenDataset(root() + "/text", text_shape, wrap).status()), HasSubstr("takes data of pictures"));
   EXPECT_THAT(MessageOf(OpenDataset("lmdb:/x", text_shape).status()),
               HasSubstr("of kind 'lmdb'; allowed: imagefolder:PATH, webdataset:SHARDS, tfrecord:SHARDS, packed:SHARDS"));
   EXPECT_THAT(MessageOf(OpenDataset("text:" + root() + "/text", picture_shape).status()), HasSubstr("has shape [3, 8, 8]"));

@@ -96,7 +96,10 @@ Status PrepLedger::Done(PrepJob id, uint64_t token, PrepOutcome outcome, absl::T
   entry->ready_at = now;
   entry->outcome = std::move(outcome);
   Unpin(slot);
-  if (!entry->outcome.status.ok()) Detach(entry);
+  if (!entry->outcome.status.ok()) {
+    Detach(entry);
+    ++failed_;
+  }
   return {};
 }
 
@@ -126,6 +129,30 @@ void PrepLedger::Leave(PrepJob id) {
   for (const auto& [g, slot] : job.reading) Unpin(slot);
   jobs_.erase(found);
   GiveUpAll(id);
+  if (jobs_.empty() && !begun_) begin_by_ = absl::InfiniteFuture();
+}
+
+bool PrepLedger::Expel(PrepJob id) {
+  const auto found = jobs_.find(id);
+  if (found == jobs_.end() || found->second.expelled) return false;
+  Job& job = found->second;
+  job.expelled = true;
+  job.taking = false;
+  job.wants = 0;
+  for (const auto& [token, writing] : job.writing) {
+    Entry* entry = Find(writing.g);
+    if (entry != nullptr && entry->state == State::kLeased && entry->token == token) Reopen(writing.g, entry);
+  }
+  GiveUpAll(id);
+  return true;
+}
+
+void PrepLedger::Retire(PrepJob id) {
+  const auto found = jobs_.find(id);
+  if (found == jobs_.end()) return;
+  Expel(id);
+  for (const auto& [token, writing] : found->second.writing) Unpin(writing.slot);
+  found->second.writing.clear();
 }
 
 void PrepLedger::Unpin(int slot) {
@@ -151,6 +178,7 @@ void PrepLedger::Reopen(int64_t g, Entry* entry) {
 
 void PrepLedger::GiveUp(PrepJob id, Entry* entry) {
   if (entry->state == State::kDone || entry->owing.erase(id) == 0 || !entry->owing.empty()) return;
+  if (entry->state == State::kReady && entry->slot < 0) --failed_;
   entry->state = State::kDone;
   Detach(entry);
 }
@@ -204,21 +232,15 @@ void PrepLedger::ExpelStalled(absl::Time now, std::vector<PrepAction>* actions) 
         return entry.state == State::kReady && entry.owing.contains(id);
       });
       if (owed == entries_.end() || std::max(job.progress, owed->ready_at) + options_.use_limit > now) continue;
-      job.expelled = true;
-      job.wants = 0;
-      for (const auto& [token, writing] : job.writing) {
-        Entry* entry = Find(writing.g);
-        if (entry != nullptr && entry->state == State::kLeased && entry->token == token) Reopen(writing.g, entry);
-      }
       actions->push_back({.kind = PrepAction::Kind::kExpel, .job = id});
-      GiveUpAll(id);
+      Expel(id);
       break;
     }
   }
 }
 
 // Batches that could not be prepared need no slot; they too must not run ahead without end.
-bool PrepLedger::Full() const { return free_.empty() || entries_.size() >= 2 * static_cast<size_t>(options_.slots); }
+bool PrepLedger::Full() const { return free_.empty() || failed_ >= options_.slots || entries_.size() >= kMostAhead; }
 
 // Takes the slot of the last batch behind `g` that is ready and that nobody looks at.
 bool PrepLedger::Reclaim(int64_t g) {
@@ -278,8 +300,7 @@ bool PrepLedger::LeaseOne(absl::Time now, std::vector<PrepAction>* actions) {
   ++job->leases;
   job->writing[entry.token] = {.g = low_ + at, .slot = entry.slot};
   AccountOf(low_ + at);
-  actions->push_back(
-      {.kind = PrepAction::Kind::kLease, .job = id, .g = low_ + at, .slot = entry.slot, .token = entry.token});
+  actions->push_back({.kind = PrepAction::Kind::kLease, .job = id, .g = low_ + at, .slot = entry.slot, .token = entry.token});
   return true;
 }
 
@@ -297,8 +318,7 @@ void PrepLedger::Deliver(absl::Time now, std::vector<PrepAction>* actions) {
     job.taking = false;
     job.progress = now;
     ++AccountOf(g).delivered;
-    actions->push_back(
-        {.kind = PrepAction::Kind::kDeliver, .job = id, .g = g, .slot = entry->slot, .outcome = entry->outcome});
+    actions->push_back({.kind = PrepAction::Kind::kDeliver, .job = id, .g = g, .slot = entry->slot, .outcome = entry->outcome});
     if (entry->outcome.status.ok()) {
       job.reading[g] = entry->slot;
       ++pins_[entry->slot];
@@ -324,7 +344,7 @@ std::vector<PrepAction> PrepLedger::Advance(absl::Time now) {
 }
 
 absl::Time PrepLedger::NextDeadline() const {
-  if (!begun_) return begin_by_;
+  if (!begun_) return jobs_.empty() ? absl::InfiniteFuture() : begin_by_;
   absl::Time earliest = StallDeadline();
   for (const Entry& entry : entries_) {
     if (entry.state == State::kLeased) earliest = std::min(earliest, entry.expires);

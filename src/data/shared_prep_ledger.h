@@ -2,8 +2,8 @@
 // that train on the same data at once (CoorDL: Mohan et al., VLDB 2021). Pure bookkeeping: no threads, no I/O, no clock; events
 // and `now` in, actions out.
 //
-// Mini-batches are numbered g = epoch * batches + batch. Each is prepared once, by whichever job has a free thread, into a slot of
-// staging memory, and is delivered once to each job, in rising order. Its slot is free again when every job has given it up.
+// Mini-batches are numbered g = epoch * batches + batch. Each is prepared once, by whichever job has a free thread, into a slot
+// of staging memory, and is delivered once to each job, in rising order. Its slot is free again when every job has given it up.
 //
 //   absent ─► leased ─► ready ─► done
 //              │ ▲        │
@@ -11,9 +11,9 @@
 //             open ◄─ lease ran out, or its holder left
 //
 // A job takes part from the first epoch of which nothing was leased when it joined; so each job gets each batch of its epochs
-// exactly once. A job that leaves (its process ended) owes nothing, and what it was preparing is leased again. A job that holds up
-// all others for use_limit is expelled: it gets nothing more, and what it still holds, for reading or writing, stays out of use
-// until it leaves, because nothing takes memory away from a process that runs.
+// exactly once. A job that leaves (its process ended) owes nothing, and what it was preparing is leased again. A job that holds
+// up all others for use_limit is expelled: it gets nothing more, and what it still holds, for reading or writing, stays out of
+// use until it leaves, because nothing takes memory away from a process that runs.
 #pragma once
 
 #include <absl/time/time.h>
@@ -32,11 +32,11 @@ namespace tidepool::data {
 enum class PrepJob : uint32_t {};
 
 struct PrepLedgerOptions {
-  int64_t batches = 0;  // of an epoch
-  int64_t epochs = 1;   // -1: no end
-  int slots = 0;        // of staging memory, each for one batch; at least 2
-  int held = 2;         // batches that one job holds at a time; at most `slots`
-  int jobs = 1;         // that the first epoch waits for ...
+  int64_t batches = 0;                             // of an epoch
+  int64_t epochs = 1;                              // -1: no end
+  int slots = 0;                                   // of staging memory, each for one batch; at least 2
+  int held = 2;                                    // batches that one job holds at a time; at most `slots`
+  int jobs = 1;                                    // that the first epoch waits for ...
   absl::Duration join_limit = absl::Seconds(60);   // ... but not longer than this after the first has joined
   absl::Duration lease_limit = absl::Seconds(30);  // doubles each time that a batch is leased again
   absl::Duration use_limit = absl::Seconds(60);    // to hold up others
@@ -102,6 +102,10 @@ class PrepLedger {
   Status Done(PrepJob job, uint64_t token, PrepOutcome outcome, absl::Time now);
   // INVALID_ARGUMENT if the job does not hold the batch.
   Status Release(PrepJob job, int64_t g, absl::Time now);
+  // It gets nothing more, and what it holds stays out of use until it leaves. False if that is so already.
+  bool Expel(PrepJob job);
+  // The same for a job that has stopped its threads: it only releases what it still reads.
+  void Retire(PrepJob job);
   // Its process has ended, or it has said that it uses nothing any more.
   void Leave(PrepJob job);
 
@@ -117,6 +121,8 @@ class PrepLedger {
   const PrepLedgerOptions& options() const { return options_; }
 
   static constexpr size_t kMostJobs = 256, kKeptEpochs = 64;
+  // Batches from the oldest that somebody still holds; beyond that nothing is prepared.
+  static constexpr size_t kMostAhead = 4096;
 
  private:
   enum class State : uint8_t { kOpen, kLeased, kReady, kDone };
@@ -140,8 +146,8 @@ class PrepLedger {
     int64_t first = 0, next = 0;
     int wants = 0;
     int64_t leases = 0, prepared = 0;
-    absl::Time progress;                 // when it last took or gave up a batch
-    std::map<int64_t, int> reading;      // g -> slot
+    absl::Time progress;                  // when it last took or gave up a batch
+    std::map<int64_t, int> reading;       // g -> slot
     std::map<uint64_t, Writing> writing;  // by token
   };
 
@@ -151,8 +157,8 @@ class PrepLedger {
   PrepEpochAccount& AccountOf(int64_t g);
   bool Begun(absl::Time now) const;
   void Unpin(int slot);
-  void Detach(Entry* entry);              // from its slot
-  void Reopen(int64_t g, Entry* entry);   // its lease or its preparation is void
+  void Detach(Entry* entry);             // from its slot
+  void Reopen(int64_t g, Entry* entry);  // its lease or its preparation is void
   void GiveUp(PrepJob job, Entry* entry);
   void GiveUpAll(PrepJob job);
   void DropDone();
@@ -174,8 +180,9 @@ class PrepLedger {
   absl::Time begin_by_ = absl::InfiniteFuture();
   int64_t low_ = 0;  // g of entries_.front()
   std::deque<Entry> entries_;
+  int failed_ = 0;  // entries that are ready with an error
   std::vector<int> free_;
-  std::vector<int> pins_;  // by slot: leases that write and jobs that read
+  std::vector<int> pins_;       // by slot: leases that write and jobs that read
   std::vector<bool> attached_;  // by slot: an entry has it
   std::map<int64_t, PrepEpochAccount> epochs_;
 };

@@ -17,8 +17,8 @@ struct KindEntry {
   StatusOr<SearchResult> (*search)(const CostModel&, const SearchRequest&);  // null: this build does not have it
 };
 constexpr KindEntry kKinds[] = {
-    {SearchKind::kAuto, "auto", nullptr},
-    {SearchKind::kOpDp, "op-dp", nullptr},
+    {SearchKind::kAuto, "auto", &SearchAuto},
+    {SearchKind::kOpDp, "op-dp", &SearchOpDp},
     {SearchKind::kExact, "exact", &SearchExact},
     {SearchKind::kAceso, "aceso", nullptr},
     {SearchKind::kGrid, "grid", nullptr},

@@ -14,6 +14,7 @@
 #include "base/process.h"
 #include "base/status.h"
 #include "base/units.h"
+#include "data/wrapped_source.h"
 
 namespace tidepool::train {
 
@@ -36,6 +37,7 @@ struct TrainOptions {
   int threads = 0;                     // 0: all cores
   int loader_threads = 1;
   int64_t prefetch_bytes = 64 * kMiB;
+  data::WrapOptions wrap;              // cache and storage model of the training data
   bool skip_broken_samples = false;    // a sample that cannot be read is replaced by the next one instead of ending the job
   bool yield_cpu = true;               // run in the idle scheduling class
   int protected_after_aborts = 4;      // after so many aborts in a row a micro-batch runs to its end

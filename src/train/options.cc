@@ -24,6 +24,7 @@ void TrainOptions::Register(OptionTable* table) {
   table->Add({.key = "train.threads", .help = "Threads of one operator; 0: all cores"}, &threads);
   table->Add({.key = "train.loader_threads", .help = "Threads that read and decode samples"}, &loader_threads);
   table->Add({.key = "train.prefetch_bytes", .help = "Decoded samples kept in memory"}, BytesField{&prefetch_bytes});
+  data::AddWrapOptions("train", table, &wrap);
   table->Add({.key = "train.skip_broken_samples", .help = "Replace a sample that cannot be read by the next one"}, &skip_broken_samples);
   table->Add({.key = "train.yield_cpu", .help = "Run in the idle scheduling class, so that inference has the cores first"}, &yield_cpu);
   table->Add({.key = "train.protected_after_aborts",
@@ -58,6 +59,7 @@ Status TrainOptions::Validate() const {
   require(threads >= 0 && threads <= 1024, fmt::format("train.threads is {}; allowed: 0 to 1024", threads));
   require(loader_threads >= 1 && loader_threads <= 256, fmt::format("train.loader_threads is {}; allowed: 1 to 256", loader_threads));
   require(prefetch_bytes >= 1, fmt::format("train.prefetch_bytes is {}; allowed: 1 and above", prefetch_bytes));
+  if (const Status status = wrap.Validate(); !status.ok()) faults.push_back(MessageOf(status));
   require(protected_after_aborts >= 0, fmt::format("train.protected_after_aborts is {}; allowed: 0 and above", protected_after_aborts));
   require(!pool_socket.empty() || pool_bytes >= 1, fmt::format("train.pool_bytes is {}; allowed: 1 and above", pool_bytes));
   require(burst_bytes >= 0, fmt::format("train.burst_bytes is {}; allowed: 0 and above", burst_bytes));

@@ -19,6 +19,7 @@ TEST(TrainOptions, TravelAsJsonUnchanged) {
   options.seed = std::numeric_limits<uint64_t>::max();
   options.prefetch_bytes = 12345;
   options.yield_cpu = false;
+  options.wrap = {.cache = "minio", .cache_bytes = 4096, .storage = "hdd,rate=100MB"};
   const TrainOptions back = ParseTrainOptions(ToJson(options)).value();
   EXPECT_EQ(ToJson(back), ToJson(options));
   EXPECT_EQ(back.name, options.name);
@@ -26,6 +27,9 @@ TEST(TrainOptions, TravelAsJsonUnchanged) {
   EXPECT_EQ(back.seed, options.seed);
   EXPECT_EQ(back.prefetch_bytes, 12345);
   EXPECT_FALSE(back.yield_cpu);
+  EXPECT_EQ(back.wrap.cache, "minio");
+  EXPECT_EQ(back.wrap.cache_bytes, 4096);
+  EXPECT_EQ(back.wrap.storage, "hdd,rate=100MB");
 }
 
 TEST(TrainOptions, RefuseUnknownKeysAndValues) {
@@ -42,6 +46,7 @@ TEST(TrainOptions, ReportAllFaultsAtOnce) {
   options.optimizer = "adam";
   options.momentum = 1;
   options.checkpoint_steps = 5;
+  options.wrap.cache = "lru";
   const std::string text = MessageOf(options.Validate());
   EXPECT_THAT(text, HasSubstr("train.data is empty"));
   EXPECT_THAT(text, HasSubstr("resnet19"));
@@ -49,6 +54,7 @@ TEST(TrainOptions, ReportAllFaultsAtOnce) {
   EXPECT_THAT(text, HasSubstr("train.optimizer is 'adam'; allowed: sgd, adamw"));
   EXPECT_THAT(text, HasSubstr("train.momentum is 1; allowed: 0 to below 1"));
   EXPECT_THAT(text, HasSubstr("train.checkpoint is empty"));
+  EXPECT_THAT(text, HasSubstr("cache policy 'lru' without a size"));
 }
 
 TEST(TrainProgress, TravelsAsOneJsonLine) {

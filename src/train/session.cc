@@ -44,9 +44,10 @@ Status CheckDataFits(const model::Graph& graph, const data::Dataset& dataset, co
   return {};
 }
 
-StatusOr<std::unique_ptr<data::Dataset>> OpenFor(const model::Graph& graph, const std::string& uri) {
+StatusOr<std::unique_ptr<data::Dataset>> OpenFor(const model::Graph& graph, const std::string& uri,
+                                                 const data::WrapOptions& wrap = {}) {
   if (graph.inputs.empty()) return InvalidArgument("model '{}' has no input", graph.name);
-  TIDEPOOL_ASSIGN_OR_RETURN(auto dataset, data::OpenDataset(uri, graph.values[graph.inputs[0]].shape));
+  TIDEPOOL_ASSIGN_OR_RETURN(auto dataset, data::OpenDataset(uri, graph.values[graph.inputs[0]].shape, wrap));
   TIDEPOOL_RETURN_IF_ERROR(CheckDataFits(graph, *dataset, uri));
   return dataset;
 }
@@ -83,7 +84,7 @@ Status Session::OpenData() {
   spec = SpecText(parsed);
   TIDEPOOL_ASSIGN_OR_RETURN(model::Graph built, model::BuildGraph(parsed));
   graph = std::make_shared<const model::Graph>(std::move(built));
-  TIDEPOOL_ASSIGN_OR_RETURN(dataset, OpenFor(*graph, options_.data));
+  TIDEPOOL_ASSIGN_OR_RETURN(dataset, OpenFor(*graph, options_.data, options_.wrap));
   if (!options_.evaluation_data.empty()) {
     TIDEPOOL_ASSIGN_OR_RETURN(evaluation, OpenFor(*graph, options_.evaluation_data));
   }

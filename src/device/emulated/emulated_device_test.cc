@@ -101,13 +101,14 @@ TEST(EmulatedDevice, CopiesOverOneLinkShareIt) {
   const VirtualClock::Actor actor(static_cast<VirtualClock*>(devices[0]->clock()));
   const absl::Time begin = devices[0]->clock()->Now();
   std::vector<std::unique_ptr<Stream>> streams;
+  std::vector<Event> events;
   for (const auto& device : devices) {
     streams.push_back(std::move(device->CreateStream({})).value());
     ASSERT_TRUE(streams.back()->Transfer({.size_bytes = 3'000'000}).ok());
+    events.push_back(streams.back()->Record().value());
   }
   std::vector<absl::Duration> took;
-  for (const auto& stream : streams) {
-    const Event event = stream->Record().value();
+  for (const Event& event : events) {
     ASSERT_TRUE(event.Wait(Soon(*devices[0])).ok());
     took.push_back(event.ReachedAt().value() - begin);
   }
@@ -128,9 +129,9 @@ TEST(EmulatedDevice, JobsShareOneDeviceByTheChosenPolicy) {
     auto second = std::move(devices[0]->CreateStream({.name = "b", .job = 2})).value();
     ASSERT_TRUE(first->Launch({.key = {.model = "long"}}, nullptr).ok());
     ASSERT_TRUE(second->Launch({.key = {.model = "short"}}, nullptr).ok());
+    const std::vector<Event> events = {first->Record().value(), second->Record().value()};
     std::vector<absl::Duration> took;
-    for (const auto& stream : {first.get(), second.get()}) {
-      const Event event = stream->Record().value();
+    for (const Event& event : events) {
       ASSERT_TRUE(event.Wait(Soon(*devices[0])).ok());
       took.push_back(event.ReachedAt().value() - begin);
     }
@@ -179,7 +180,6 @@ TEST(EmulatedDevice, ProcessesThatHaveOneDeviceShareItsEngine) {
   constexpr int kSteps = 20;
   const Operation step{.key = {.model = "step"}, .cost = {.flops_per_sample = 1e11}};
   std::vector<absl::Time> ends;
-  absl::Duration busy;
   std::vector<std::unique_ptr<Stream>> streams;
   std::vector<Event> events;
   for (Device* device : {maker->get(), other->get()}) streams.push_back(std::move(device->CreateStream({})).value());
@@ -193,7 +193,8 @@ TEST(EmulatedDevice, ProcessesThatHaveOneDeviceShareItsEngine) {
     ASSERT_TRUE(event.Wait(Soon(**maker)).ok());
     ends.push_back(event.ReachedAt().value());
   }
-  for (Device* device : {maker->get(), other->get()}) busy += device->timeline()->busy.at(EngineKind::kCompute);
+  const absl::Duration busy = (*other)->timeline()->busy.at(EngineKind::kCompute);
+  EXPECT_EQ((*maker)->timeline()->busy.at(EngineKind::kCompute), busy) << "of both";
   const absl::Duration each = busy / (2 * kSteps);
   EXPECT_GT(each, absl::Microseconds(50));
   std::sort(ends.begin(), ends.end());
