@@ -65,6 +65,7 @@ void AddExperimentVerbs(VerbList* verbs);  // experiment
 void AddBenchVerbs(VerbList* verbs);  // bench serve
 void AddDataVerbs(VerbList* verbs);   // data show|check|pack, bench loader
 void AddEmulationBenchVerbs(VerbList* verbs);  // bench pacing|virtual-time
+void AddStallVerbs(VerbList* verbs);  // stalls
 void AddDemoVerbs(VerbList* verbs);   // demo
 void AddToolVerbs(VerbList* verbs);   // doctor, collect-env, config print, completion, version; `verbs` must outlive them
 
