@@ -150,11 +150,8 @@ StatusOr<std::string> ReferenceFolder(const ExperimentContext& context, const st
 std::vector<Experiment> AllExperiments() {
   std::vector<Experiment> experiments;
   AddPlanningExperiments(&experiments);
-<<<<<<< HEAD
   AddPlanningFigures(&experiments);
-=======
   AddStallExperiments(&experiments);
->>>>>>> stalls
   return experiments;
 }
 
