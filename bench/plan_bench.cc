@@ -6,6 +6,7 @@
 #include <memory>
 #include <random>
 
+#include "plan/calibrated_cost_model.h"
 #include "plan/estimate.h"
 #include "plan/pricer.h"
 #include "plan/recompute_rule.h"
@@ -21,8 +22,9 @@ using namespace tidepool::plan;  // NOLINT
 struct Problem {
   OpList ops;
   std::unique_ptr<ProfileTable> table;
+  std::unique_ptr<ProfileTable> merged;  // built with default options
   Cluster cluster;
-  std::unique_ptr<CostModel> model;
+  std::unique_ptr<CostModel> model, calibrated;
 };
 
 StatusOr<profile::Bundle> BundleFor(const OpList& ops) {
@@ -41,7 +43,8 @@ StatusOr<profile::Bundle> BundleFor(const OpList& ops) {
   return EstimateBundle(ops, hardware, {.batches = {1, 2, 4, 8, 16, 32, 48, 64}});
 }
 
-std::unique_ptr<Problem> MakeProblem(const char* name, Cluster cluster, int32_t micro_batch) {
+std::unique_ptr<Problem> MakeProblem(const char* name, Cluster cluster, int32_t micro_batch,
+                                     const CalibratedOptions& options = {}) {
   auto problem = std::make_unique<Problem>();
   auto ops = PublishedOpList(name);
   TIDEPOOL_CHECK(ops.ok(), "{}", ToString(ops.status()));
@@ -56,6 +59,12 @@ std::unique_ptr<Problem> MakeProblem(const char* name, Cluster cluster, int32_t 
   auto model = MakeParityModel(problem->ops, *problem->table, problem->cluster, micro_batches);
   TIDEPOOL_CHECK(model.ok(), "{}", ToString(model.status()));
   problem->model = *std::move(model);
+  auto merged = ProfileTable::Build(*bundle, problem->ops);
+  TIDEPOOL_CHECK(merged.ok(), "{}", ToString(merged.status()));
+  problem->merged = std::make_unique<ProfileTable>(*std::move(merged));
+  auto calibrated = MakeCalibratedModel(problem->ops, *problem->merged, problem->cluster, micro_batches, options);
+  TIDEPOOL_CHECK(calibrated.ok(), "{}", ToString(calibrated.status()));
+  problem->calibrated = *std::move(calibrated);
   return problem;
 }
 
@@ -100,7 +109,48 @@ void BM_UniformStage(benchmark::State& state) {
   state.SetLabel(setting.name);
 }
 
-// The same with recomputation chosen by the rule, for a limit that about half of the stages do not meet.
+// The same under the calibrated model.
+void BM_CalibratedUniformStage(benchmark::State& state) {
+  const Setting& setting = kSettings[state.range(0)];
+  const auto problem = MakeProblem(setting.name, setting.cluster, setting.micro_batch);
+  const std::vector<Window> windows = RandomWindows(*problem, setting.micro_batch);
+  size_t i = 0;
+  for (auto _ : state) {
+    const Window& window = windows[i++ % windows.size()];
+    const StageTotals totals = problem->calibrated->UniformTotals(window.first, window.count, window.split, setting.micro_batch);
+    benchmark::DoNotOptimize(problem->calibrated->CostAt(totals, {.stages_behind = 3, .first_gpu = 8}));
+  }
+  state.SetItemsProcessed(state.iterations());
+  state.SetLabel(setting.name);
+}
+
+// Stages that were priced already, put together: simulated, and bounded only. 32 stages of one device each, 256 micro-batches.
+void CombinePlan(benchmark::State& state, PipelineSchedule schedule, bool bound) {
+  CalibratedOptions options{.schedule = schedule, .chunks = schedule == PipelineSchedule::kInterleaved ? 2 : 1};
+  const auto problem = MakeProblem("gpt:13b", {4, 8, 28000}, 1, options);
+  Plan plan{.global_batch = 256, .micro_batch = 1, .stages = {}};
+  const int32_t size = problem->ops.size();
+  std::mt19937 random(4);
+  for (int32_t i = 0, first = 0; i < 32; ++i) {
+    const int32_t end = i == 31 ? size : (i + 1) * size / 32 + static_cast<int32_t>(random() % 3) - 1;
+    plan.stages.push_back(Stage::MakeUniform(first, end - first, {}));
+    first = end;
+  }
+  const auto cost = problem->calibrated->Price(plan);
+  TIDEPOOL_CHECK(cost.ok(), "{}", ToString(cost.status()));
+  for (auto _ : state) {
+    if (bound) {
+      benchmark::DoNotOptimize(problem->calibrated->LowerBoundMs(plan, cost->stages));
+    } else {
+      benchmark::DoNotOptimize(problem->calibrated->Combine(plan, cost->stages));
+    }
+  }
+  state.counters["iteration_ms"] = cost->iteration_ms;
+  state.counters["bound_ms"] = problem->calibrated->LowerBoundMs(plan, cost->stages);
+  state.SetItemsProcessed(state.iterations());
+}
+
+// A uniform stage with recomputation chosen by the rule, for a limit that about half of the stages do not meet.
 void BM_UniformStageWithRecompute(benchmark::State& state) {
   const Setting& setting = kSettings[state.range(0)];
   const auto problem = MakeProblem(setting.name, setting.cluster, setting.micro_batch);
@@ -123,7 +173,7 @@ void BM_UniformStageWithRecompute(benchmark::State& state) {
 }
 
 // A stage whose ops have random splits and recompute flags, from nothing.
-void BM_MixedStage(benchmark::State& state) {
+void MixedStage(benchmark::State& state, bool calibrated) {
   const Setting& setting = kSettings[state.range(0)];
   const auto problem = MakeProblem(setting.name, setting.cluster, setting.micro_batch);
   std::mt19937 random(2);
@@ -134,8 +184,9 @@ void BM_MixedStage(benchmark::State& state) {
                                                 window.split.gpus(), setting.micro_batch));
     runs += static_cast<double>(stages.back()->runs().size());
   }
+  const CostModel& model = calibrated ? *problem->calibrated : *problem->model;
   size_t i = 0;
-  for (auto _ : state) benchmark::DoNotOptimize(problem->model->TotalsOf(*stages[i++ % stages.size()], setting.micro_batch));
+  for (auto _ : state) benchmark::DoNotOptimize(model.TotalsOf(*stages[i++ % stages.size()], setting.micro_batch));
   state.SetItemsProcessed(state.iterations());
   state.counters["runs_per_stage"] = runs / static_cast<double>(stages.size());
   state.SetLabel(setting.name);
@@ -174,8 +225,14 @@ void BM_Setup(benchmark::State& state) {
 }
 
 BENCHMARK(BM_UniformStage)->DenseRange(0, 3);
+BENCHMARK(BM_CalibratedUniformStage)->DenseRange(0, 3);
+BENCHMARK_CAPTURE(CombinePlan, one_forward_one_backward, PipelineSchedule::kOneForwardOneBackward, false);
+BENCHMARK_CAPTURE(CombinePlan, zero_bubble, PipelineSchedule::kZeroBubble, false);
+BENCHMARK_CAPTURE(CombinePlan, interleaved, PipelineSchedule::kInterleaved, false);
+BENCHMARK_CAPTURE(CombinePlan, bound_only, PipelineSchedule::kOneForwardOneBackward, true);
 BENCHMARK(BM_UniformStageWithRecompute)->DenseRange(0, 3);
-BENCHMARK(BM_MixedStage)->DenseRange(0, 3);
+BENCHMARK_CAPTURE(MixedStage, parity, false)->DenseRange(0, 3);
+BENCHMARK_CAPTURE(MixedStage, calibrated, true)->DenseRange(0, 3);
 BENCHMARK(BM_PlanAfterOneChange)->DenseRange(0, 2);
 BENCHMARK(BM_Setup)->DenseRange(0, 3)->Unit(benchmark::kMillisecond);
 

@@ -1,5 +1,6 @@
 #include "plan/cluster.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/text.h"
@@ -25,6 +26,23 @@ int32_t Cluster::GroupOf(int32_t gpu) const {
 double Cluster::MemoryLimitOf(int32_t gpu) const {
   const int32_t group = GroupOf(gpu);
   return group >= 0 && groups[group].memory_limit_mib > 0 ? groups[group].memory_limit_mib : memory_limit_mib;
+}
+
+double Cluster::MemoryLimitOf(int32_t first, int32_t count) const {
+  double limit = MemoryLimitOf(first);
+  const int32_t last = GroupOf(first + count - 1);
+  for (int32_t i = GroupOf(first) + 1; i <= last; ++i) {
+    limit = std::min(limit, groups[i].memory_limit_mib > 0 ? groups[i].memory_limit_mib : memory_limit_mib);
+  }
+  return limit;
+}
+
+double Cluster::TimeScaleOf(int32_t first, int32_t count) const {
+  if (groups.empty()) return 1;
+  const int32_t from = GroupOf(first), last = GroupOf(first + count - 1);
+  double scale = from >= 0 ? groups[from].time_scale : 1;
+  for (int32_t i = from + 1; i <= last; ++i) scale = std::max(scale, groups[i].time_scale);
+  return scale;
 }
 
 Status Validate(const Cluster& cluster) {

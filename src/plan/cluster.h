@@ -45,6 +45,10 @@ struct Cluster {
   // The group of the device, or -1 if there are no groups.
   int32_t GroupOf(int32_t gpu) const;
   double MemoryLimitOf(int32_t gpu) const;
+  // The least of the devices [first, first + count).
+  double MemoryLimitOf(int32_t first, int32_t count) const;
+  // The largest time_scale of the devices [first, first + count); 1 if there are no groups.
+  double TimeScaleOf(int32_t first, int32_t count) const;
 };
 
 // Reports every fault at once.

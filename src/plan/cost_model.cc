@@ -44,7 +44,8 @@ std::vector<int32_t> CostModel::StageSizes(int32_t micro_batch) const {
 
 std::vector<StagePlace> CostModel::PlacesOf(const Plan& plan) const {
   std::vector<StagePlace> places;
-  StagePlace place{.stages_behind = static_cast<int32_t>(plan.stages.size()) - 1};
+  const auto stages = static_cast<int32_t>(plan.stages.size());
+  StagePlace place{.stages_behind = stages - 1, .stages = stages, .micro_batches = plan.micro_batches()};
   for (const StagePtr& stage : plan.stages) {
     const int32_t next_gpu = place.first_gpu + stage->gpus();
     place.in_link = cluster_.LinkAt(place.first_gpu);
@@ -54,6 +55,32 @@ std::vector<StagePlace> CostModel::PlacesOf(const Plan& plan) const {
     --place.stages_behind;
   }
   return places;
+}
+
+PipelineSpec CostModel::PipelineOf(const Plan& plan, std::span<const StageCost> costs) const {
+  const PipelineOptions options = pipeline();
+  PipelineSpec spec{.schedule = options.schedule,
+                    .chunks = options.chunks,
+                    .micro_batches = plan.micro_batches(),
+                    .transfer_overlap = options.transfer_overlap};
+  spec.stages.reserve(costs.size());
+  spec.edges.reserve(costs.size());
+  for (size_t i = 0; i < costs.size(); ++i) {
+    const StageCost& cost = costs[i];
+    spec.stages.push_back({.forward_us = cost.forward_us + cost.reshard_forward_us,
+                           .recompute_us = cost.recompute_us,
+                           .backward_us = cost.backward_us + cost.reshard_backward_us,
+                           .weight_gradient_us = cost.weight_gradient_us,
+                           .sync_us = cost.sync_us,
+                           .optimizer_us = cost.optimizer_us});
+    // Costs hold both ways of all messages of a micro-batch; the side that takes longer is how long one takes. Behind the last
+    // stage of an interleaved pipeline comes the first, with one message less.
+    const bool last = i + 1 == costs.size();
+    const double messages = std::max(last ? options.chunks - 1 : options.chunks, 1);
+    const double us = std::max(cost.out_us, costs[last ? 0 : i + 1].in_us) / (2 * messages);
+    spec.edges.push_back({us, us});
+  }
+  return spec;
 }
 
 Status CostModel::CheckShape(const Plan& plan) const {

@@ -15,10 +15,12 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "plan/cluster.h"
 #include "plan/op_list.h"
+#include "plan/pipeline_schedule.h"
 #include "plan/plan.h"
 #include "plan/profile_table.h"
 #include "plan/range_tables.h"
@@ -32,6 +34,7 @@ struct StageTotals {
   double recompute_us = 0;                                     // forward time of the ops that are computed again
   double reshard_forward_us = 0, reshard_backward_us = 0;      // between ops of the stage
   double in_us[kLinkClasses] = {}, out_us[kLinkClasses] = {};  // transfers over the edges, by the link they would use
+  double weight_gradient_us = 0;                               // part of backward_us; calibrated only
   double sync_us = 0, optimizer_us = 0;                        // once per iteration; calibrated only
   double input_mib = 0;
   double weight_mib = 0;
@@ -48,7 +51,9 @@ StageTotals UnpricedTotals();
 struct StagePlace {
   int32_t stages_behind = 0;  // how many stages follow
   LinkClass in_link = LinkClass::kWithinNode, out_link = LinkClass::kWithinNode;
-  int32_t first_gpu = 0;
+  int32_t first_gpu = 0;      // 0: the first stage
+  int32_t stages = 0;         // of the pipeline; 0: not known. 1F1B does not need it
+  int64_t micro_batches = 0;  // of an iteration; 0: many
 };
 
 struct StageCost {
@@ -56,7 +61,9 @@ struct StageCost {
   double forward_us = 0, backward_us = 0, recompute_us = 0;
   double in_us = 0, out_us = 0;
   double reshard_forward_us = 0, reshard_backward_us = 0;
-  double time_us = 0;  // all of the above
+  double hidden_us = 0;           // transfers that run beside the rest; calibrated only
+  double time_us = 0;             // all of the above, without what is hidden
+  double weight_gradient_us = 0;  // part of backward_us; calibrated only
   // Per iteration.
   double sync_us = 0, optimizer_us = 0;
   // Of one device.
@@ -64,7 +71,14 @@ struct StageCost {
   double activation_mib = 0;  // of micro-batches that wait for their backward pass
   double peak_mib = 0;        // of the micro-batch that runs, with what recomputation brings back
   double reserved_mib = 0;
+  double margin_mib = 0;  // for what the profile does not know; calibrated only
   double memory_mib = 0;  // all of the above
+
+  // time_us with its share of what is done once per iteration. Searches that add up stages use it as the stage's time:
+  // (N - 1) * the largest + the sum of all is the iteration in the parity model, and close to it in the calibrated one.
+  double AmortizedUs(int64_t all_micro_batches) const {
+    return time_us + (sync_us + optimizer_us) / static_cast<double>(all_micro_batches);
+  }
 };
 
 struct PlanCost {
@@ -75,6 +89,13 @@ struct PlanCost {
   double max_memory_mib = 0;
   int32_t largest = 0;  // stage with the most memory relative to its limit
   bool fits = false;    // every stage within the limit of its devices
+};
+
+// How a model lets the stages of a plan run together.
+struct PipelineOptions {
+  PipelineSchedule schedule = PipelineSchedule::kOneForwardOneBackward;
+  int32_t chunks = 1;           // per stage; more than one with kInterleaved only
+  double transfer_overlap = 0;  // of transfers between stages with passes; 0 to 1
 };
 
 struct ReshardCost {
@@ -118,6 +139,15 @@ class CostModel {
   // --- Step 3 ---
   // `plan` gives devices and micro-batches; costs[i] is of plan.stages[i].
   virtual PlanCost Combine(const Plan& plan, std::vector<StageCost> costs) const = 0;
+  // No more than Combine(...).iteration_ms, in O(stages): for searches that drop a plan before they simulate it. Equal to it in
+  // the parity model.
+  virtual double LowerBoundMs(const Plan& plan, std::span<const StageCost> costs) const = 0;
+  // True: iteration_ms is (N - 1) * the largest time_us + the sum of all. False: it is at least N * time_us + sync_us +
+  // optimizer_us of every stage, and may be more or less than that sum.
+  virtual bool iteration_is_closed_form() const = 0;
+  virtual PipelineOptions pipeline() const { return {}; }
+  // The stages as a pipeline, for SimulatePipeline and TracePipeline.
+  PipelineSpec PipelineOf(const Plan& plan, std::span<const StageCost> costs) const;
 
   // All three. Errors as CheckShape.
   StatusOr<PlanCost> Price(const Plan& plan) const;
@@ -128,6 +158,9 @@ class CostModel {
   // The three must outlive the model.
   CostModel(const OpList& ops, const ProfileTable& table, const Cluster& cluster, bool corrected_activations)
       : ops_(ops), table_(table), cluster_(cluster), ranges_(ops, table, corrected_activations) {}
+  // Activations of its own, see RangeTables.
+  CostModel(const OpList& ops, const ProfileTable& table, const Cluster& cluster, std::vector<double> activation_mib)
+      : ops_(ops), table_(table), cluster_(cluster), ranges_(ops, table, std::move(activation_mib)) {}
 
   const OpList& ops_;
   const ProfileTable& table_;

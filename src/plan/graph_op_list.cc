@@ -236,6 +236,20 @@ StatusOr<OpList> OpListOfGraph(const Graph& graph, const GraphOpListOptions& opt
     if (uses.producer[id] < 0 || readers.empty() || readers.size() > kMaxSkipReaders) continue;
     if (readers.back() > uses.producer[id] + 1) list.skips.push_back({uses.producer[id], readers.back()});
   }
+  std::map<model::ParamId, std::vector<int32_t>> users;
+  for (size_t i = 0; i < graph.ops.size(); ++i) {
+    for (const model::ParamId id : graph.ops[i].params) {
+      std::vector<int32_t>& ops = users[id];
+      if (ops.empty() || ops.back() != static_cast<int32_t>(i)) ops.push_back(static_cast<int32_t>(i));
+    }
+  }
+  for (auto& [id, ops] : users) {
+    const model::Param& param = graph.params[id];
+    if (ops.size() < 2 || param.kind != model::ParamKind::kWeight) continue;
+    int64_t count = 1;
+    for (const int64_t dim : param.shape) count *= dim;
+    list.tied.push_back({std::move(ops), count});
+  }
   list.segments = FindSegments(list.ops);
   MarkLayerStarts(graph, &list);
   TIDEPOOL_RETURN_IF_ERROR(list.Finish());

@@ -1,6 +1,7 @@
 #include "plan/op_list.h"
 
 #include <algorithm>
+#include <functional>
 #include <set>
 
 #include "base/text.h"
@@ -24,6 +25,7 @@ std::string HashOf(const OpList& list) {
     fmt::format_to(std::back_inserter(text), "{} {}{}{} {} {} {} {} {} {} ", op.name, op.tunable, op.recompute_seed,
                    op.starts_layer, op.activation_factor, op.parameters, op.forward_flops_per_sample, op.input_bytes_per_sample,
                    op.output_bytes_per_sample, op.activation_bytes_per_sample);
+    if (op.live_factor != 1) fmt::format_to(std::back_inserter(text), "{} ", op.live_factor);
     for (const SplitAlgorithm& algorithm : op.algorithms) {
       AppendLayout(algorithm.input, &text);
       AppendLayout(algorithm.output, &text);
@@ -32,6 +34,10 @@ std::string HashOf(const OpList& list) {
   }
   for (const uint16_t op : list.ops) fmt::format_to(std::back_inserter(text), "{},", op);
   for (const SkipTensor& skip : list.skips) fmt::format_to(std::back_inserter(text), "{}-{},", skip.producer, skip.consumer);
+  for (const TiedWeight& weight : list.tied) {
+    fmt::format_to(std::back_inserter(text), "\n{}", weight.parameters);
+    for (const int32_t op : weight.ops) fmt::format_to(std::back_inserter(text), "={}", op);
+  }
   return HexHash(text);
 }
 
@@ -46,7 +52,14 @@ int64_t OpList::parameters() const {
 int32_t OpList::CanonicalFirst(int32_t first, int32_t count) const {
   for (const Segment& segment : segments) {
     if (first >= segment.first && first + count <= segment.end()) {
-      return segment.first + (first - segment.first) % segment.period;
+      const int32_t canonical = segment.first + (first - segment.first) % segment.period;
+      // The ops are the same, but the place of a tied weight matters.
+      for (const TiedWeight& weight : tied) {
+        for (const int32_t op : weight.ops) {
+          if ((op >= first && op < first + count) || (op >= canonical && op < canonical + count)) return first;
+        }
+      }
+      return canonical;
     }
   }
   return first;
@@ -101,6 +114,13 @@ Status OpList::Finish() {
       continue;
     }
     skip_reach_[skip.producer + 1] = std::max(skip_reach_[skip.producer + 1], skip.consumer);
+  }
+  for (const TiedWeight& weight : tied) {
+    const bool ascending = std::is_sorted(weight.ops.begin(), weight.ops.end(), std::less_equal<>());
+    if (weight.ops.size() < 2 || !ascending || weight.ops.front() < 0 || weight.ops.back() >= size() || weight.parameters < 0) {
+      faults.push_back(fmt::format("a tied weight of {} parameters and {} ops; allowed: 2 or more of the {} ops, ascending",
+                                   weight.parameters, weight.ops.size(), size()));
+    }
   }
   if (!faults.empty()) return InvalidArgument("{}: {}", name, JoinText(faults, "; "));
   for (size_t i = 1; i < skip_reach_.size(); ++i) skip_reach_[i] = std::max(skip_reach_[i], skip_reach_[i - 1]);

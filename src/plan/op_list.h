@@ -34,6 +34,7 @@ struct DistinctOp {
   bool recompute_seed = true;    // the recompute rule may begin with it
   bool starts_layer = false;     // what it reads is kept even if all around it is recomputed
   double activation_factor = 1;  // parity only: what of its measured activations counts (storage shared with neighbours)
+  double live_factor = 1;        // calibrated only: what of them some backward pass reads, and is not counted with another op
 
   // From shapes, for one device and no splits. Bytes in the op list's dtype.
   int64_t parameters = 0;
@@ -55,6 +56,13 @@ struct SkipTensor {
   int32_t producer = 0, consumer = 0;
 };
 
+// One weight that several ops use (word embeddings and the projection to words). Each stage has its own copy; their gradients are
+// added up once per iteration.
+struct TiedWeight {
+  std::vector<int32_t> ops;  // positions, ascending, at least two
+  int64_t parameters = 0;
+};
+
 struct OpList {
   std::string name;           // "gpt:1.3b"
   std::string profile_model;  // what bundles call it; "t5:22b" has the rows of "t5:11b"
@@ -63,6 +71,7 @@ struct OpList {
   std::vector<uint16_t> ops;  // index into distinct, in execution order
   std::vector<Segment> segments;
   std::vector<SkipTensor> skips;
+  std::vector<TiedWeight> tied;
   // Training state in units of the weights: the weights themselves, gradients, fp32 master copies, moments of Adam.
   double gradient_factor = 1, master_factor = 0, optimizer_factor = 2;
   bool resharding_has_price = true;  // false for T5: its resharding is free in the parity model
@@ -95,7 +104,8 @@ struct OpList {
   void FirstPlaces(int32_t first, int32_t last, std::vector<int32_t>* places) const;
 
   // Computes what is derived. INVALID_ARGUMENT lists what does not fit: ids out of range, duplicate names, segments that do not
-  // repeat or overlap, skips backwards, more than a million ops, more than 65535 distinct ones.
+  // repeat or overlap, skips backwards, tied weights of ops that are not there, more than a million ops, more than 65535 distinct
+  // ones.
   Status Finish();
 
  private:

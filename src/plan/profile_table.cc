@@ -97,6 +97,8 @@ StatusOr<ProfileTable> ProfileTable::Build(const Bundle& bundle, const OpList& l
   if (options.merge_width_one_duplicates) table.MergeDuplicates();
   TIDEPOOL_RETURN_IF_ERROR(table.ReadCollectives(bundle, list));
   table.ReadLinks(bundle);
+  const double memory_rate = bundle.manifest.hardware.memory_bytes_per_s;
+  if (std::isfinite(memory_rate) && memory_rate > 0) table.memory_bytes_per_s_ = memory_rate;
   table.ComputeHash(list);
   return table;
 }
@@ -177,6 +179,7 @@ int32_t ProfileTable::RowOf(int32_t batch, int32_t width, int32_t algorithm) con
 
 void ProfileTable::MeasureSpread() {
   std::vector<double> spreads;
+  double memory_difference = 0, memory_mean = 0;
   for (const int32_t batch : batches_) {
     const int32_t a = RowOf(batch, 1, 0), b = RowOf(batch, 1, 1);
     if (a < 0 || b < 0) continue;
@@ -184,8 +187,13 @@ void ProfileTable::MeasureSpread() {
       const double first = At(Column::kForwardUs, a, op) + At(Column::kBackwardUs, a, op);
       const double second = At(Column::kForwardUs, b, op) + At(Column::kBackwardUs, b, op);
       if (first + second > 0) spreads.push_back(std::abs(first - second) / ((first + second) / 2));
+      for (const Column column : {Column::kActivationMib, Column::kForwardReservedMib, Column::kBackwardReservedMib}) {
+        memory_difference += std::abs(At(column, a, op) - At(column, b, op));
+        memory_mean += (At(column, a, op) + At(column, b, op)) / 2;
+      }
     }
   }
+  if (memory_mean > 0) memory_noise_ = memory_difference / memory_mean;
   if (spreads.empty()) return;
   std::nth_element(spreads.begin(), spreads.begin() + spreads.size() / 2, spreads.end());
   spread_median_ = spreads[spreads.size() / 2];
@@ -290,6 +298,7 @@ void ProfileTable::ComputeHash(const OpList& list) {
     append(curve);
   }
   for (const Curve& curve : links_) append(curve);
+  if (memory_bytes_per_s_ > 0) fmt::format_to(std::back_inserter(bytes), "\n{}", memory_bytes_per_s_);
   hash_ = HexHash(bytes);
 }
 

@@ -98,6 +98,12 @@ class ProfileTable {
   double duplicate_spread_median() const { return spread_median_; }
   double duplicate_spread_max() const { return spread_max_; }
 
+  // The same for memory: the sum of the differences of activations and reserves, relative to the sum of their means. 0 if there
+  // is nothing to compare.
+  double memory_noise() const { return memory_noise_; }
+  // Of device memory, as the profile's hardware description says; 0: it does not.
+  double memory_bytes_per_s() const { return memory_bytes_per_s_; }
+
   // 32 hex digits over all that prices depend on.
   const std::string& hash() const { return hash_; }
 
@@ -121,7 +127,8 @@ class ProfileTable {
   std::array<std::vector<double>, kColumns> columns_;
   std::map<std::pair<profile::CollectiveKind, int32_t>, Curve> collectives_;
   std::array<Curve, kLinkClasses> links_;
-  double spread_median_ = 0, spread_max_ = 0;
+  double spread_median_ = 0, spread_max_ = 0, memory_noise_ = 0;
+  double memory_bytes_per_s_ = 0;
   std::string hash_;
 };
 

@@ -137,6 +137,7 @@ void AddAttention(Builder& b, const Transformer& t, const AttentionNames& names,
   DistinctOp& score =
       b.Add(name("attention-score"), "attention_score", {0, 2 * q * keys, skip + q + 2 * kv, skip + kv + scores, scores});
   score.algorithms = {{kHidden, kHeads}};
+  score.live_factor = 0;  // the softmax keeps its own output, and nothing reads the scores again
   DistinctOp& softmax = b.Add(name("attention-softmax"), "softmax", {0, 0, skip + kv + scores, skip + kv + scores, scores});
   Same(softmax, kHeads);
   if (corrected) softmax.activation_factor = 0;
@@ -203,6 +204,7 @@ StatusOr<OpList> Gpt(std::string name, const GptSize& size, int64_t layers) {
   AddFinalNorm(b, t, "final-layernorm", kTime, 0);
   list.distinct.back().algorithms = {{kReplicated3D, kBatchFirst}};
   AddLoss(b, t, "gpt-post-process", kTime);
+  list.tied = {{{0, b.position() - 1}, t.vocab * t.hidden}};
   list.profile_model = scaled ? "gpt-layers" : list.name;
   list.master_factor = 2;
   list.optimizer_factor = 4;
@@ -231,6 +233,7 @@ StatusOr<OpList> T5(const T5Size& size) {
   AddMlp(b, t, "enc-", kTime, 0);
   b.Repeat(encoder, size.layers, kEncoderSkips);
   AddFinalNorm(b, t, "enc-final-layernorm", kTime, 0);
+  const int32_t decoder_embedding = b.position();
   AddEmbedding(b, t, "decoder-embedding", kDecoderTime, kTime, passing);
   const int32_t decoder = b.position();
   AddLayerNorm(b, t, "dec-1st-layernorm", kDecoderTime, passing, true);
@@ -241,7 +244,9 @@ StatusOr<OpList> T5(const T5Size& size) {
   AddMlp(b, t, "dec-", kDecoderTime, passing);
   b.Repeat(decoder, size.layers, kDecoderSkips);
   AddFinalNorm(b, t, "dec-final-layernorm", kDecoderTime, passing);
+  list.distinct.back().algorithms = {{kReplicated3D, kBatchFirst}};
   AddLoss(b, t, "t5-post-process", kDecoderTime);
+  list.tied = {{{0, decoder_embedding, b.position() - 1}, t.vocab * t.hidden}};
   list.profile_model = std::string("t5:") + size.profile;
   list.master_factor = 2;
   list.optimizer_factor = 4;
@@ -300,9 +305,14 @@ class ResNetBuilder {
     Convolve(name + "conv2", x, channels * size.width, 3, stride, skip);
     Norm(name + "bn2", *x, skip);
     Convolve(name + "conv3", x, 4 * channels, 1, 1, skip);
-    Norm(name + "bn3", *x, skip).activation_factor = 0;
+    // The block's input is added to the norm's output in place, and the relu works in place too: one tensor, counted with the
+    // relu.
+    DistinctOp& bn3 = Norm(name + "bn3", *x, skip);
+    bn3.activation_factor = bn3.live_factor = 0;
     Downsample(name + "downsample", in, *x, index == 0);
-    if (group != 0 || index != 0) b_.list().distinct.back().activation_factor = 0;
+    DistinctOp& downsample = b_.list().distinct.back();
+    if (group != 0 || index != 0) downsample.activation_factor = 0;
+    downsample.live_factor = index == 0 ? 0.5 : 0;  // a projection's convolution is kept for its norm
     Plain(name + "relu", "relu", *x, 0).recompute_seed = false;
     b_.list().skips.push_back({first, first + 6});
   }
@@ -328,7 +338,8 @@ StatusOr<OpList> WideResNet(const ResNetSize& size) {
   OpList& list = b.list();
   Picture x;
   r.Convolve("conv1", &x, size.channels, 7, 2, 0).recompute_seed = false;
-  r.Norm("bn1", x, 0).activation_factor = 0;
+  DistinctOp& stem = r.Norm("bn1", x, 0);  // relu1 works in place
+  stem.activation_factor = stem.live_factor = 0;
   r.Plain("relu1", "relu", x, 0);
   const int64_t before = x.size();
   x.side /= 2;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace tidepool::plan {
 
@@ -37,12 +38,33 @@ double RangeMax::Over(int32_t first, int32_t last) const {
   return result;
 }
 
+namespace {
+
+std::vector<double> Activations(const OpList& list, const ProfileTable& table, bool corrected) {
+  std::vector<double> activations;
+  for (int32_t row = 0; row < table.rows(); ++row) {
+    for (size_t op = 0; op < list.distinct.size(); ++op) {
+      const double raw = table.At(Column::kActivationMib, row, static_cast<int32_t>(op));
+      activations.push_back(corrected ? Quantized(raw * list.distinct[op].activation_factor) : raw);
+    }
+  }
+  return activations;
+}
+
+}  // namespace
+
 RangeTables::RangeTables(const OpList& list, const ProfileTable& table, bool corrected)
-    : list_(list), table_(table), stride_(list.ops.size() + 1), distinct_(list.distinct.size()) {
+    : RangeTables(list, table, Activations(list, table, corrected)) {}
+
+RangeTables::RangeTables(const OpList& list, const ProfileTable& table, std::vector<double> activation_mib)
+    : list_(list),
+      table_(table),
+      stride_(list.ops.size() + 1),
+      distinct_(list.distinct.size()),
+      activation_(std::move(activation_mib)) {
   const int32_t size = list.size();
   prefix_.resize(stride_ * table.rows());
   rows_.resize(table.rows());
-  activation_.resize(distinct_ * table.rows());
   layer_at_.resize(stride_);
   int32_t layer = 0;
   for (int32_t i = 0; i <= size; ++i) {
@@ -50,10 +72,6 @@ RangeTables::RangeTables(const OpList& list, const ProfileTable& table, bool cor
     layer_at_[i] = layer;
   }
   for (int32_t row = 0; row < table.rows(); ++row) {
-    for (size_t op = 0; op < distinct_; ++op) {
-      const double raw = table.At(Column::kActivationMib, row, static_cast<int32_t>(op));
-      activation_[row * distinct_ + op] = corrected ? Quantized(raw * list.distinct[op].activation_factor) : raw;
-    }
     Prefix* prefix = &prefix_[static_cast<size_t>(row) * stride_];
     std::vector<double> forward_reserved(size), backward_reserved(size);
     for (int32_t i = 0; i < size; ++i) {

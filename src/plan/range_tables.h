@@ -37,6 +37,8 @@ class RangeTables {
  public:
   // corrected: activations are multiplied with DistinctOp::activation_factor. Both must outlive the tables.
   RangeTables(const OpList& list, const ProfileTable& table, bool corrected);
+  // With activations of one's own, [row][distinct op] in MiB, rounded like the table's.
+  RangeTables(const OpList& list, const ProfileTable& table, std::vector<double> activation_mib);
 
   // All over ops [first, last) in the profile row `row`.
   RangeSums Sums(int32_t row, int32_t first, int32_t last) const;

@@ -125,7 +125,8 @@ class Verifier {
     if (!cost.ok()) return Report(Kind::kOps, -1, -1, "{}", MessageOf(cost.status()));
     const std::vector<StagePlace> places = model_.PlacesOf(plan_);
     for (size_t i = 0; i < places.size(); ++i) {
-      const double limit = model_.cluster().MemoryLimitOf(places[i].first_gpu), needed = cost->stages[i].memory_mib;
+      const double limit = model_.cluster().MemoryLimitOf(places[i].first_gpu, plan_.stages[i]->gpus());
+      const double needed = cost->stages[i].memory_mib;
       if (needed <= limit) continue;
       Report(Kind::kMemory, static_cast<int32_t>(i), -1, "needs {:.2f} MiB on each device; allowed: {:.2f}", needed, limit);
     }
