@@ -9,6 +9,7 @@ void AddAllVerbs(VerbList* verbs) {
   AddModelVerbs(verbs);
   AddDataVerbs(verbs);
   AddProfileVerbs(verbs);
+  AddStallVerbs(verbs);
   AddPlanVerbs(verbs);
   AddExperimentVerbs(verbs);
   AddBenchVerbs(verbs);

@@ -129,7 +129,8 @@ TEST_F(DataVerbs, LoadAndShareSayWhatIsWrongWithTheirArguments) {
               HasSubstr("cache policy 'mini'; allowed: none, page-cache, minio, lru, fifo, two-list. Did you mean 'minio'?"));
   EXPECT_THAT(RunWords({"data", "load", in(), "--cache", "lru"}).err, HasSubstr("give --cache-bytes too"));
   EXPECT_THAT(RunWords({"data", "load", in(), "--storage", "hdd,rate=-1"}).err, HasSubstr("storage 'hdd,rate=-1'"));
-  EXPECT_THAT(RunWords({"data", "load", in(), "--shared", root_.path() + "/none"}).err, HasSubstr("NOT_FOUND"));
+  EXPECT_THAT(RunWords({"data", "load", in(), "--shared", root_.path() + "/none"}).err,
+              HasSubstr("/none': No such file or directory"));
   EXPECT_THAT(RunWords({"data", "share"}).err, HasSubstr("--socket is missing"));
   EXPECT_THAT(RunWords({"data", "share", "--socket", root_.path() + "/s", "--jobs", "0"}).err, HasSubstr("0 jobs to wait for"));
   EXPECT_THAT(RunWords({"bench", "loader", "--cache", "lru"}).err, HasSubstr("give --cache-bytes too"));

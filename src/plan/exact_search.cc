@@ -18,7 +18,7 @@ class UniformPlanner : public StagePlanner, private StageOracle {
     }
   }
   const StageOracle& oracle() const override { return *this; }
-  StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) const override;
+  StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) override;
 
  private:
   void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override;
@@ -63,7 +63,7 @@ void UniformPlanner::FillBlock(const StageProgramme& programme, int32_t size, do
   }
 }
 
-StagePtr UniformPlanner::StageOf(const StageProgramme& programme, const CutStage& cut) const {
+StagePtr UniformPlanner::StageOf(const StageProgramme& programme, const CutStage& cut) {
   const CostModel& model = programme.model();
   const int32_t count = cut.end - cut.first;
   const auto size = std::lower_bound(programme.sizes().begin(), programme.sizes().end(), cut.gpus) - programme.sizes().begin();

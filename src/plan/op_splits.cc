@@ -4,7 +4,7 @@
 
 namespace tidepool::plan {
 
-OpSplits::OpSplits(const CostModel& model, int32_t gpus, int32_t micro_batch)
+OpSplits::OpSplits(const CostModel& model, int32_t gpus, int32_t micro_batch, int64_t micro_batches)
     : model_(model),
       micro_batch_(micro_batch),
       published_out_(model.name() == "parity"),
@@ -23,6 +23,8 @@ OpSplits::OpSplits(const CostModel& model, int32_t gpus, int32_t micro_batch)
       const StageTotals totals = model.UniformTotals(places.front(), 1, choice, micro_batch);
       OpSplitCost& cost = costs_[op * splits + split];
       cost.us = totals.forward_us + totals.backward_us;
+      const double once_us = totals.sync_us + totals.optimizer_us;
+      if (once_us > 0) cost.us += once_us / static_cast<double>(micro_batches);
       cost.again_us = totals.forward_us;
       cost.state_mib = totals.state_mib;
       cost.weight_mib = totals.weight_mib;
@@ -30,7 +32,6 @@ OpSplits::OpSplits(const CostModel& model, int32_t gpus, int32_t micro_batch)
       cost.input_mib = totals.input_mib;
       cost.forward_reserved_mib = table.At(Column::kForwardReservedMib, row, static_cast<int32_t>(op));
       cost.backward_reserved_mib = table.At(Column::kBackwardReservedMib, row, static_cast<int32_t>(op));
-      cost.once_us = totals.sync_us + totals.optimizer_us;
       for (int link = 0; link < kLinkClasses; ++link) {
         cost.in_us[link] = totals.in_us[link];
         cost.out_us[link] = totals.out_us[link];

@@ -9,7 +9,7 @@
 namespace tidepool::plan {
 
 struct OpSplitCost {
-  double us = 0;         // forward and backward
+  double us = 0;         // forward and backward, and its part of what is once per iteration
   double again_us = 0;   // forward, if it is recomputed
   double state_mib = 0;  // weights, gradients, optimizer
   double weight_mib = 0;
@@ -23,7 +23,7 @@ struct OpSplitCost {
 // Splits of `gpus` devices with one micro-batch. Immutable; the model must outlive it.
 class OpSplits {
  public:
-  OpSplits(const CostModel& model, int32_t gpus, int32_t micro_batch);
+  OpSplits(const CostModel& model, int32_t gpus, int32_t micro_batch, int64_t micro_batches);
 
   int32_t size() const { return static_cast<int32_t>(choices_.size()); }
   const OpChoice& choice(int32_t split) const { return choices_[split]; }

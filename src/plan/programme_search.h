@@ -14,8 +14,11 @@ class StagePlanner {
  public:
   virtual ~StagePlanner() = default;
   virtual const StageOracle& oracle() const = 0;
-  // The stage that a solution of the programme means.
-  virtual StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) const = 0;
+  // The stage that a solution of the programme means; null: it does not fit after all.
+  virtual StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) = 0;
+  // Whether the oracle's times are estimates, and how often solutions are looked at closely.
+  virtual int32_t rounds() const { return 0; }
+  virtual double tolerance() const { return 0; }  // as StageProgramme::Solve
 };
 using MakeStagePlanner = std::function<std::unique_ptr<StagePlanner>(const StageProgramme& programme)>;
 
@@ -27,10 +30,11 @@ class SearchLimits {
  public:
   explicit SearchLimits(const SearchRequest& request);
   double seconds() const;  // since it was made
-  bool wall_is_over() const;
+  bool wall_is_over() const;  // or it was stopped
 
  private:
   absl::Time start_, end_;
+  std::function<bool()> stopped_;
 };
 
 StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchRequest& request, const MakeStagePlanner& make);

@@ -193,5 +193,113 @@ TEST(ExactSearch, StopsAtItsLimitsAndSaysSo) {
   EXPECT_THAT(MessageOf(poor.status()), HasSubstr("budget of 1 evaluations"));
 }
 
+// The best plan of any splits and any recomputation, op by op; infinite if there is none.
+double ExhaustivePerOpMs(const CostModel& model, const SearchRequest& request) {
+  double best = std::numeric_limits<double>::infinity();
+  for (const int32_t micro_batch : request.micro_batches) {
+    ForEachCut(model, micro_batch, [&](const std::vector<std::pair<int32_t, int32_t>>& cuts) {
+      const std::vector<StagePlace> places = PlacesOf(model, cuts);
+      Plan plan{request.global_batch, micro_batch, {}};
+      for (size_t i = 0; i < cuts.size(); ++i) {
+        const int32_t end = i + 1 < cuts.size() ? cuts[i + 1].first : model.ops().size();
+        const std::vector<OpChoice> splits = model.SplitsOf(cuts[i].second, micro_batch);
+        std::vector<OpChoice> choices(end - cuts[i].first);
+        StagePtr fastest;
+        double fastest_us = std::numeric_limits<double>::infinity();
+        const std::function<void(size_t)> choose = [&](size_t at) {
+          if (at == choices.size()) {
+            const StagePtr stage = Stage::Make(cuts[i].first, choices);
+            const StageCost cost = model.CostAt(model.TotalsOf(*stage, micro_batch), places[i]);
+            if (cost.memory_mib > model.cluster().memory_limit_mib || cost.time_us >= fastest_us) return;
+            fastest = stage;
+            fastest_us = cost.time_us;
+            return;
+          }
+          for (OpChoice split : splits) {
+            for (const bool recompute : {false, true}) {
+              split.recompute = recompute;
+              choices[at] = split;
+              choose(at + 1);
+            }
+          }
+        };
+        choose(0);
+        if (fastest == nullptr) return;
+        plan.stages.push_back(fastest);
+      }
+      const auto cost = model.Price(plan);
+      ASSERT_TRUE(cost.ok());
+      EXPECT_TRUE(cost->fits);
+      best = std::min(best, cost->iteration_ms);
+    });
+  }
+  return best;
+}
+
+TEST(PerOpSearch, LiesBetweenTheBoundAndTheExactSearchInSmallCases) {
+  std::mt19937 random(8);
+  int found = 0, optimal = 0, tight = 0;
+  for (int i = 0; i < 130; ++i) {
+    SCOPED_TRACE(i);
+    testing::RandomProblemOptions options;
+    options.list = {.layers = 1, .period = static_cast<int32_t>(2 + random() % 2), .extra = 1};
+    options.profile.widths = {1, 2};
+    options.profile.batches = {1, 2};
+    options.cluster = {.nodes = static_cast<int32_t>(1 + random() % 2),
+                       .gpus_per_node = 1,
+                       .memory_limit_mib = 300.0 + static_cast<double>(random() % 1500)};
+    if (options.cluster.nodes == 1) options.cluster.gpus_per_node = 2;
+    const auto problem = testing::MakeRandomProblem(random, options);
+    const SearchRequest request{.global_batch = static_cast<int64_t>(4 << random() % 5), .micro_batches = {1, 2}, .threads = 1};
+    const double best = ExhaustivePerOpMs(*problem->model, request);
+    const auto bound = LowerBound(*problem->model, request);
+    ASSERT_TRUE(bound.ok());
+    const auto result = Search(SearchKind::kAuto, *problem->model, request);
+    if (best == std::numeric_limits<double>::infinity()) {
+      EXPECT_EQ(result.status().code(), StatusCode::kResourceExhausted);
+      continue;
+    }
+    EXPECT_GT(*bound, 0);
+    EXPECT_LE(*bound, best);
+    if (!result.ok()) {  // only some mixture of splits fits
+      EXPECT_EQ(result.status().code(), StatusCode::kResourceExhausted);
+      continue;
+    }
+    ++found;
+    EXPECT_LE(result->lower_bound_ms, best);
+    EXPECT_GE(result->best_ms(), best);
+    optimal += result->best_ms() <= best * (1 + 1e-9);
+    tight += result->best_ms() <= result->lower_bound_ms * 1.05;
+    const std::vector<PlanFault> faults = FindFaults(*problem->model, result->plans[0].plan);
+    EXPECT_TRUE(faults.empty()) << faults[0].text;
+  }
+  EXPECT_GE(found, 100);
+  EXPECT_GE(optimal, found / 2) << "of " << found;
+  EXPECT_GE(tight, found / 4) << "of " << found;
+}
+
+TEST(PerOpSearch, GivesTheSamePlansAndBoundForAnyNumberOfThreads) {
+  std::mt19937 random(9);
+  for (int i = 0; i < 4; ++i) {
+    testing::RandomProblemOptions options;
+    options.list = {.layers = 6, .period = 5, .extra = 2};
+    options.cluster = {.nodes = 2, .gpus_per_node = 4, .memory_limit_mib = 700.0 + 300.0 * i};
+    const auto problem = testing::MakeRandomProblem(random, options);
+    SearchRequest request{.global_batch = 64, .micro_batches = {4, 2}, .threads = 1, .top_k = 2};
+    const auto one = Search(SearchKind::kAuto, *problem->model, request);
+    for (const int32_t threads : {2, 16}) {
+      request.threads = threads;
+      const auto many = Search(SearchKind::kAuto, *problem->model, request);
+      ASSERT_EQ(one.ok(), many.ok());
+      if (!one.ok()) continue;
+      EXPECT_TRUE(FindFaults(*problem->model, one->plans[0].plan).empty());
+      EXPECT_LE(one->lower_bound_ms, one->best_ms());
+      EXPECT_EQ(one->lower_bound_ms, many->lower_bound_ms);
+      ASSERT_EQ(one->plans.size(), many->plans.size());
+      for (size_t k = 0; k < one->plans.size(); ++k) EXPECT_EQ(one->plans[k].plan.Key(), many->plans[k].plan.Key());
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tidepool::plan

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <tuple>
 
@@ -15,18 +16,43 @@ struct Least {
   double value = kNever, next = kNever;
 };
 template <bool kSum>
-void Scan(const double* us, const double* rest, int32_t count, double limit_us, Least* least) {
-  double value = least->value, next = least->next;
-  for (int32_t i = 0; i < count; ++i) {
-    const double t = us[i], behind = rest[i];
-    const double total = kSum ? t + behind : std::max(t, behind);
-    const bool within = t <= limit_us;
-    const double candidate = within ? total : kNever;
-    const double above = within || behind == kNever ? kNever : t;
-    value = candidate < value ? candidate : value;
-    next = above < next ? above : next;
+void ScanOne(double us, double rest, double limit_us, Least* least) {
+  const double total = kSum ? us + rest : std::max(us, rest);
+  if (us <= limit_us) {
+    least->value = std::min(least->value, total);
+  } else if (rest < kNever) {
+    least->next = std::min(least->next, us);
   }
-  *least = {value, next};
+}
+
+// Two by two: the inner loop of the programme.
+using Two = double __attribute__((vector_size(16)));
+template <bool kSum>
+void ScanTwo(const double* us, const double* rest, const Two& limit, Two* value, Two* next) {
+  const Two never = {kNever, kNever};
+  Two t, behind;
+  std::memcpy(&t, us, sizeof(t));
+  std::memcpy(&behind, rest, sizeof(behind));
+  const Two total = kSum ? t + behind : (t > behind ? t : behind);
+  const Two candidate = t <= limit ? total : never;
+  const Two above = (t > limit) & (behind < never) ? t : never;
+  *value = candidate < *value ? candidate : *value;
+  *next = above < *next ? above : *next;
+}
+template <bool kSum>
+void Scan(const double* us, const double* rest, int32_t count, double limit_us, Least* least) {
+  const Two limit = {limit_us, limit_us}, never = {kNever, kNever};
+  Two value[2] = {never, never}, next[2] = {never, never};
+  int32_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    ScanTwo<kSum>(us + i, rest + i, limit, &value[0], &next[0]);
+    ScanTwo<kSum>(us + i + 2, rest + i + 2, limit, &value[1], &next[1]);
+  }
+  for (int32_t lane = 0; lane < 4; ++lane) {
+    least->value = std::min(least->value, value[lane / 2][lane % 2]);
+    least->next = std::min(least->next, next[lane / 2][lane % 2]);
+  }
+  for (; i < count; ++i) ScanOne<kSum>(us[i], rest[i], limit_us, least);
 }
 
 }  // namespace
@@ -43,14 +69,17 @@ StageProgramme::StageProgramme(const CostModel& model, int32_t micro_batch, int6
   bounds_.max_stages = bounds_.max_stages == 0 ? most : std::min(bounds_.max_stages, most);
   PrepareOps();
   const Cluster& cluster = model_.cluster();
-  std::map<std::tuple<int32_t, LinkClass, LinkClass>, int32_t> known;
+  // Models other than the published one may let the first stage receive nothing.
+  const bool first_differs = model_.name() != "parity";
+  std::map<std::tuple<int32_t, LinkClass, LinkClass, bool>, int32_t> known;
   for (int32_t first = 0; first < gpus_; ++first) {
     for (const int32_t size : sizes_) {
       int32_t kind = -1;
       if (cluster.IsStageRange(first, size)) {
         const StagePlace place{.in_link = cluster.LinkAt(first), .out_link = cluster.LinkAt(first + size), .first_gpu = first};
         const auto [entry, fresh] =
-            known.try_emplace({cluster.GroupOf(first), place.in_link, place.out_link}, static_cast<int32_t>(kinds_.size()));
+            known.try_emplace({cluster.GroupOf(first), place.in_link, place.out_link, first_differs && first == 0},
+                              static_cast<int32_t>(kinds_.size()));
         if (fresh) kinds_.push_back(place);
         kind = entry->second;
       }
@@ -338,7 +367,7 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   std::vector<Interval> open;
   const Sum first = sum_at(least.us);
   if (interrupted()) return false;
-  if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us) {
+  if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us * (1 - tolerance_)) {
     const Sum last = sum_at(whole_limit);
     if (last.us < first.us) open.push_back({first.next_us, last.slowest_us, first.us, last.us});
   }
@@ -346,7 +375,8 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
     if (interrupted()) return false;
     const Interval interval = open.back();
     open.pop_back();
-    if (rest * interval.lo_us + interval.hi_sum_us >= best->objective_us || interval.lo_sum_us <= interval.hi_sum_us) continue;
+    const double enough = best->objective_us * (1 - tolerance_);
+    if (rest * interval.lo_us + interval.hi_sum_us >= enough || interval.lo_sum_us <= interval.hi_sum_us) continue;
     const double useful = rest > 0 ? (best->objective_us - interval.hi_sum_us) / rest : interval.hi_us;
     const double hi = std::min(interval.hi_us, useful);
     if (!(interval.lo_us < hi)) continue;
@@ -358,33 +388,85 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   return true;
 }
 
-std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, double bound_us, Workers* workers,
-                                                 const std::function<bool()>& interrupted) {
-  const double floor = FloorUs();
-  if (!(floor < kNever) || floor * kSlack > bound_us) return std::nullopt;
+double* StageProgramme::Entry(const CutStage& cut) {
+  const auto z = std::lower_bound(sizes_.begin(), sizes_.end(), cut.gpus) - sizes_.begin();
+  StartClass& start = table_[z][class_of_[cut.first]];
+  WindowBlock& block = cut.end <= segment_end_[cut.first] ? start.inside : start.beyond[beyond_of_[z][cut.first]];
+  const int32_t kind = KindOf(cut.place.first_gpu, cut.gpus);
+  return &block.us[(static_cast<size_t>(cut.place.stages_behind - block.q_lo) * kinds_.size() + kind) * block.lengths() +
+                   (cut.end - cut.first - block.lo)];
+}
+
+void StageProgramme::Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best) {
+  double slowest = 0, sum = 0;
+  for (CutStage& cut : solution.stages) {
+    cut.us = actual(cut);
+    *Entry(cut) = cut.us;
+    slowest = std::max(slowest, cut.us);
+    sum += cut.us;
+  }
+  solution.objective_us = static_cast<double>(micro_batches_ - 1) * slowest + sum;
+  if (solution.objective_us < best->objective_us) *best = std::move(solution);
+}
+
+double StageProgramme::Cap(double objective_us) const {
+  const double by_all = objective_us / static_cast<double>(micro_batches_);
   const double rest = static_cast<double>(micro_batches_ - 1);
-  // No stage of a plan with this objective is slower.
-  const auto cap = [&](double objective_us) {
-    const double by_all = objective_us / static_cast<double>(micro_batches_);
-    return rest > 0 ? std::min(by_all, (objective_us - LeastSumUs(0)) / rest) / kSlack : by_all / kSlack;
-  };
+  return rest > 0 ? std::min(by_all, (objective_us - LeastSumUs(0)) / rest) / kSlack : by_all / kSlack;
+}
+
+double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Workers* workers,
+                               const std::function<bool()>& interrupted) {
+  prepared_ = true;
+  if (!(FloorUs() < kNever)) return kNever;
   const double base = work_us_[ops_] / gpus_;
-  CutSolution best;
-  double most = cap(bound_us);
   for (const double factor : {1.04, 1.12, 1.3, 1.7, 2.5, 5.0, 20.0, kNever}) {
-    const bool last = base * factor >= most;
-    Limit(last ? most : base * factor);
+    const bool last = base * factor >= most_us;
+    Limit(last ? most_us : base * factor);
     Fill(oracle, workers);
-    was_interrupted_ = was_interrupted_ || interrupted() || !SolveLimited(workers, interrupted, &best);
-    if (last || was_interrupted_) break;
-    if (best.objective_us == kNever) continue;
-    most = std::min(most, cap(best.objective_us));
-    if (most > limit_us_) {  // plans with a slower stage may still be better
-      Limit(most);
-      Fill(oracle, workers);
-      was_interrupted_ = !SolveLimited(workers, interrupted, &best);
+    least_slowest_us_ = Pass<false>(limit_us_, workers).us;
+    if (last || least_slowest_us_ < kNever) break;
+    if (interrupted()) {
+      was_interrupted_ = true;
+      break;
     }
-    break;
+  }
+  if (least_slowest_us_ == kNever) return kNever;
+  return static_cast<double>(micro_batches_ - 1) * least_slowest_us_ + Pass<true>(least_slowest_us_, workers).us;
+}
+
+std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, double bound_us, Workers* workers,
+                                                 const std::function<bool()>& interrupted,
+                                                 const std::function<double(const CutStage&)>& actual, int32_t rounds,
+                                                 double tolerance) {
+  const double rest = static_cast<double>(micro_batches_ - 1), floor = FloorUs();
+  if (!(floor < kNever) || floor * kSlack > bound_us) return std::nullopt;
+  tolerance_ = tolerance;
+  CutSolution best;
+  const double most = Cap(bound_us);
+  if (!prepared_) Prepare(oracle, most, workers, interrupted);
+  // No plan has a slowest stage below the least that was found.
+  if (rest * least_slowest_us_ + LeastSumUs(least_slowest_us_) > bound_us / kSlack) return std::nullopt;
+  // The best of the table; with `actual`, the best that was looked at.
+  const auto solve = [&] {
+    for (int32_t round = 0; !was_interrupted_; ++round) {
+      CutSolution found{std::min(bound_us / kSlack, best.objective_us * (1 - tolerance_)), {}};
+      was_interrupted_ = interrupted() || !SolveLimited(workers, interrupted, &found);
+      if (found.stages.empty()) break;
+      if (actual == nullptr) {
+        best = std::move(found);
+        break;
+      }
+      Actualize(std::move(found), actual, &best);
+      if (round >= rounds) break;
+    }
+  };
+  solve();
+  const double needed = std::min(most, Cap(best.objective_us));
+  if (!was_interrupted_ && needed > limit_us_) {  // plans with a slower stage may still be better
+    Limit(needed);
+    Fill(oracle, workers);
+    solve();
   }
   if (best.stages.empty() || best.objective_us * kSlack > bound_us) return std::nullopt;
   return best;

@@ -92,13 +92,29 @@ class StageProgramme {
   int32_t KindOf(int32_t first_gpu, int32_t count) const;
   double limit_mib(int32_t kind) const { return model_.cluster().MemoryLimitOf(kinds_[kind].first_gpu); }
 
+  // The end of the segment that op `first` lies in; `first` if there is none.
+  int32_t SegmentEnd(int32_t first) const { return segment_end_[first]; }
+
   // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
   double FloorUs() const;
 
+  // Fills the table as far as the slowest stage of some plan needs it, but not above `most_us`. The objective of a good plan, or
+  // infinite.
+  double Prepare(const StageOracle& oracle, double most_us, Workers* workers, const std::function<bool()>& interrupted);
+  // No stage of a plan with this objective is slower.
+  double Cap(double objective_us) const;
+
   // The best plan with an objective of at most `bound_us`; none if there is none. `interrupted` is asked between passes: true
   // ends the search with the best so far.
+  //
+  // `actual`, if there is one: what a stage of a solution costs when it is looked at closely; infinite: it does not fit. The
+  // oracle's times are estimates then. They are replaced for the stages of each solution, and the programme is solved again, at
+  // most `rounds` times, or until no estimate promises more. The times of the result are actual. `tolerance`: solutions that are
+  // better by a smaller part are not looked for.
   std::optional<CutSolution> Solve(const StageOracle& oracle, double bound_us, Workers* workers,
-                                   const std::function<bool()>& interrupted);
+                                   const std::function<bool()>& interrupted,
+                                   const std::function<double(const CutStage&)>& actual = nullptr, int32_t rounds = 0,
+                                   double tolerance = 0);
   bool was_interrupted() const { return was_interrupted_; }
   // Windows that the oracle was asked for, times places.
   int64_t evaluations() const { return evaluations_; }
@@ -121,6 +137,9 @@ class StageProgramme {
   template <bool kSum>
   Sum Pass(double limit_us, Workers* workers);
   std::vector<CutStage> Trace(int32_t stages) const;
+  double* Entry(const CutStage& cut);
+  // Replaces the estimates of the solution's stages; its times become actual, and *best the better of the two.
+  void Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best);
   bool SolveLimited(Workers* workers, const std::function<bool()>& interrupted, CutSolution* best);
   double& State(int32_t stages, int32_t gpus, int32_t op) {
     return state_[static_cast<size_t>(stages) * states_ + offset_[gpus] + static_cast<size_t>(op - band_lo_[gpus])];
@@ -145,6 +164,9 @@ class StageProgramme {
   std::vector<int32_t> class_of_, segment_end_;                    // of a start
 
   double limit_us_ = 0;
+  bool prepared_ = false;
+  double least_slowest_us_ = kNever;             // of Prepare
+  double tolerance_ = 0;                         // solutions that are better by a smaller part are not looked for
   std::vector<int32_t> gpus_lo_, gpus_hi_;       // devices that ops [i, n) may have
   std::vector<int32_t> band_lo_, band_hi_;       // ops that may begin what g devices do; empty: hi < lo
   std::vector<size_t> offset_;                   // of a number of devices in a layer of states

@@ -1,0 +1,67 @@
+// The cheapest ways through the ops of a stage, for several prices of memory at once.
+//
+// A path gives each op a split and a recompute flag. Its objective under a lane (lambda, m) is
+//   time + lambda * (state + m * live activations)
+// where m is the number of micro-batches that wait. The objective is a sum over ops and neighbours, so the best path to every
+// end is found by one pass over the ops (Viterbi). What is not a sum - the largest run that recomputation brings back, the
+// largest reserve - is carried along each best path, so that the memory of what was found is exact for models like the published
+// one; the searches check with the cost model all the same.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "plan/op_splits.h"
+
+namespace tidepool::plan {
+
+struct PathLane {
+  double lambda = 0;   // us per MiB
+  double waiting = 1;  // m
+};
+
+struct PathEnd {
+  double us = 0;  // without the transfers over the stage's edges
+  double state_mib = 0, live_mib = 0, peak_mib = 0, reserved_mib = 0;
+  int32_t first_split = 0, last_split = 0;
+  double MemoryMib(double waiting) const { return state_mib + live_mib * waiting + peak_mib + reserved_mib; }
+};
+
+// The best paths that begin at one op and end at another, for every lane. Copies are independent. Thread-compatible.
+class PathFront {
+ public:
+  PathFront(const CostModel& model, const OpSplits& splits, std::vector<PathLane> lanes);
+
+  const std::vector<PathLane>& lanes() const { return lanes_; }
+  void Start(int32_t position);
+  // Goes on to the next op, which is like op `position` (a window that repeats may be walked at another place).
+  void Step(int32_t position);
+  PathEnd End(int32_t lane) const;
+
+ private:
+  enum Field { kObjective, kUs, kState, kWeight, kLive, kOpen, kPeak, kForward, kBackward, kFirst, kFields };
+  double* At(std::vector<double>& from, int field, int32_t state) const {
+    return &from[(static_cast<size_t>(field) * states_ + state) * width_];
+  }
+  const double* At(const std::vector<double>& from, int field, int32_t state) const {
+    return &from[(static_cast<size_t>(field) * states_ + state) * width_];
+  }
+  void Choose(int32_t position, int32_t split, int32_t recompute);
+  void Extend(int32_t position, int32_t split, int32_t recompute);
+
+  const CostModel& model_;
+  const OpSplits& splits_;
+  std::vector<PathLane> lanes_;
+  int32_t states_ = 0;               // split * 2 + recompute
+  int32_t width_ = 0;                // lanes, rounded up
+  int32_t last_ = -1;                // position of the last op
+  std::vector<double> lambda_, nu_;  // of a lane; nu = lambda * waiting
+  std::vector<double> now_, next_;   // [field][state][lane]
+  std::vector<double> best_, from_;  // [lane]: of the state that is being computed
+};
+
+// The best path of one lane through ops [first, first + count).
+std::vector<OpChoice> BestPath(const CostModel& model, const OpSplits& splits, int32_t first, int32_t count,
+                               const PathLane& lane);
+
+}  // namespace tidepool::plan

@@ -1,0 +1,34 @@
+// Stages whose ops are split and recomputed one by one, for the stage programme.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "plan/op_paths.h"
+#include "plan/programme_search.h"
+
+namespace tidepool::plan {
+
+// The prices of memory that all windows share, for up to `waiting` micro-batches that wait. The first is 0.
+std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi);
+
+class PathPlanner : public StagePlanner, private StageOracle {
+ public:
+  explicit PathPlanner(const StageProgramme& programme);
+  const StageOracle& oracle() const override { return *this; }
+  int32_t rounds() const override { return 6; }
+  double tolerance() const override { return 1e-4; }
+  StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) override;
+  const OpSplits& splits(int32_t size) const { return *splits_[size]; }
+
+ private:
+  void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override;
+  StagePtr MakeStage(const StageProgramme& programme, const CutStage& cut) const;
+
+  std::vector<std::unique_ptr<OpSplits>> splits_;                                     // [size]
+  std::map<std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t>, StagePtr> made_;  // by ops, devices and place
+};
+
+}  // namespace tidepool::plan
