@@ -67,6 +67,7 @@ Json StageJson(const PricedPlan& priced, int32_t index, const plan::StagePlace& 
           {"in_us", Number(cost.in_us)},
           {"out_us", Number(cost.out_us)},
           {"reshard_us", Number(cost.reshard_forward_us + cost.reshard_backward_us)},
+          {"hidden_us", Number(cost.hidden_us)},
           {"micro_batch_us", Number(cost.time_us)},
           {"sync_us", Number(cost.sync_us)},
           {"optimizer_us", Number(cost.optimizer_us)},
@@ -77,6 +78,7 @@ Json StageJson(const PricedPlan& priced, int32_t index, const plan::StagePlace& 
           {"activation_mib", Number(cost.activation_mib)},
           {"peak_mib", Number(cost.peak_mib)},
           {"reserved_mib", Number(cost.reserved_mib)},
+          {"margin_mib", Number(cost.margin_mib)},
           {"memory_mib", Number(cost.memory_mib)},
           {"limit_mib", priced.setting->cluster.MemoryLimitOf(place.first_gpu)}};
 }
@@ -87,7 +89,7 @@ double PricedPlan::throughput() const {
   const double samples = static_cast<double>(plan.micro_batches()) * plan.micro_batch;
   return cost.iteration_ms > 0 ? samples / cost.iteration_ms * 1000 : 0;
 }
-double PricedPlan::slack_ms(int32_t stage) const { return cost.iteration_ms - cost.stage_iteration_ms[stage]; }
+double PricedPlan::slack_ms(int32_t stage) const { return cost.stage_iteration_ms[static_cast<size_t>(cost.slowest)] - cost.stage_iteration_ms[stage]; }
 double PricedPlan::share(int32_t stage) const {
   const StageCost& one = cost.stages[stage];
   const double busy_us = one.time_us * static_cast<double>(plan.micro_batches()) + one.sync_us + one.optimizer_us;

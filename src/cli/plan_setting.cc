@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "model/families.h"
+#include "plan/calibrated_cost_model.h"
 #include "plan/estimate.h"
 #include "plan/op_list_json.h"
 #include "profile/builtin.h"
@@ -103,7 +104,7 @@ void PlanSettingOptions::Register(OptionTable* table) {
   table->Add({.key = "plan.nodes", .help = "Machines; 0: one, or as many as the plan needs"}, &nodes);
   table->Add({.key = "plan.gpus_per_node", .help = "Devices of a machine; 0: 8, or as the plan needs"}, &gpus_per_node);
   table->Add({.key = "plan.gpu_memory_mib", .help = "Memory of a device in MiB; 0: what the profile's device has"}, &memory_mib);
-  table->Add({.key = "plan.cost", .help = "Cost model: parity (the published planner's)"}, &cost);
+  table->Add({.key = "plan.cost", .help = "Cost model: calibrated, or parity (the published planner's)"}, &cost);
 }
 
 StatusOr<plan::OpList> FindOpList(const std::string& model) {
@@ -151,7 +152,8 @@ StatusOr<PlanProfile> LoadPlanProfile(const std::string& profiles, const plan::O
 
 StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const PlanProfile& profile, plan::Cluster cluster,
                                                        const std::string& cost, std::span<const int32_t> micro_batches) {
-  if (cost != "parity") return InvalidArgument("--cost: '{}' is no cost model; allowed: parity", cost);
+  const bool parity = cost == "parity";
+  if (!parity && cost != "calibrated") return InvalidArgument("--cost: '{}' is no cost model; allowed: calibrated, parity", cost);
   auto setting = std::make_unique<PlanSetting>();
   setting->ops = std::move(ops);
   setting->cluster = cluster;
@@ -166,10 +168,11 @@ StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const P
   }
   TIDEPOOL_RETURN_IF_ERROR(plan::Validate(setting->cluster));
   TIDEPOOL_ASSIGN_OR_RETURN(plan::ProfileTable table,
-                            plan::ProfileTable::Build(profile.bundle, setting->ops, plan::kParityTable));
+                            plan::ProfileTable::Build(profile.bundle, setting->ops, parity ? plan::kParityTable : plan::ProfileTableOptions{}));
   setting->table = std::make_unique<plan::ProfileTable>(std::move(table));
   TIDEPOOL_ASSIGN_OR_RETURN(setting->model,
-                            plan::MakeParityModel(setting->ops, *setting->table, setting->cluster, micro_batches));
+                            parity ? plan::MakeParityModel(setting->ops, *setting->table, setting->cluster, micro_batches)
+                                   : plan::MakeCalibratedModel(setting->ops, *setting->table, setting->cluster, micro_batches));
   return setting;
 }
 

@@ -21,7 +21,7 @@ struct PlanSettingOptions {
   int nodes = 0;          // 0: as many as the plan needs, or one
   int gpus_per_node = 0;  // 0: as the plan needs, or 8
   double memory_mib = 0;  // of one device; 0: what the profile's device has
-  std::string cost = "parity";
+  std::string cost = "calibrated";
 
   void Register(OptionTable* table);
 };

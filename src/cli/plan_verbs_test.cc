@@ -87,9 +87,9 @@ TEST_F(PlanVerbs, PredictSumsUpTheTimesAndSizesOfEachStage) {
     const auto value = [&](const char* key) { return stage[key].get<double>(); };
     EXPECT_NEAR(value("micro_batch_us"),
                 value("forward_us") + value("backward_us") + value("recompute_us") + value("in_us") + value("out_us") +
-                    value("reshard_us"),
+                    value("reshard_us") - value("hidden_us"),
                 1e-6);
-    EXPECT_NEAR(value("memory_mib"), value("state_mib") + value("activation_mib") + value("peak_mib") + value("reserved_mib"),
+    EXPECT_NEAR(value("memory_mib"), value("state_mib") + value("activation_mib") + value("peak_mib") + value("reserved_mib") + value("margin_mib"),
                 1e-6);
     EXPECT_GE(value("slack_ms"), 0);
     EXPECT_GT(value("share"), 0);
@@ -199,7 +199,7 @@ TEST_F(PlanVerbs, SearchExplainsItsBottleneckAndWhatItRejected) {
   EXPECT_THAT(text.out,
               AllOf(HasSubstr("search       exact:"), HasSubstr("is the slowest: compute"), HasSubstr("AGAINST THE PLAN"),
                     HasSubstr("small changes of the plan"), HasSubstr("grid"), HasSubstr("inter-intra")));
-  const auto json = RunWords(SmallSearch({"--explain", "--baselines", "-o", "json"})).json();
+  const auto json = RunWords(SmallSearch({"--explain", "--baselines", "--cost", "parity", "-o", "json"})).json();
   ASSERT_FALSE(json["alternatives"].empty());
   // The search is exact among plans whose stages have one split: no other micro-batch or split is better.
   for (const auto& one : json["alternatives"]) {

@@ -19,7 +19,7 @@ using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kMaxBytes = int64_t{4} << 20;
 constexpr int kMaxDepth = 8;
-constexpr int64_t kMaxOps = 1000000, kMaxDistinct = 65535, kMaxAlgorithms = 8, kMaxSkips = 1000000;
+constexpr int64_t kMaxOps = 1000000, kMaxDistinct = 65535, kMaxAlgorithms = 8, kMaxSkips = 1000000, kMaxTied = 1000;
 constexpr int64_t kMaxValue = int64_t{1} << 50;
 constexpr double kMaxFactor = 1000;
 
@@ -42,7 +42,7 @@ class Reader {
   Status ReadList(const Json& json, OpList* list) {
     TIDEPOOL_RETURN_IF_ERROR(CheckKeys(json, "",
                                        {"schema", "name", "profile_model", "dtype", "gradient_factor", "master_factor",
-                                        "optimizer_factor", "resharding_has_price", "ops", "sequence", "skips"}));
+                                        "optimizer_factor", "resharding_has_price", "ops", "sequence", "skips", "tied"}));
     TIDEPOOL_ASSIGN_OR_RETURN(const int64_t schema, Integer(json, "", "schema", 1, INT32_MAX, std::nullopt));
     if (schema > kOpListSchema) return Fault("schema", "is {}; this version reads up to {}", schema, kOpListSchema);
     TIDEPOOL_ASSIGN_OR_RETURN(list->name, Text(json, "", "name", std::nullopt));
@@ -60,7 +60,8 @@ class Reader {
     TIDEPOOL_RETURN_IF_ERROR(ReadOps(json, list));
     TIDEPOOL_RETURN_IF_ERROR(ReadSequence(json, list));
     list->file_num_layers = {std::max<int64_t>(1, list->size())};
-    return ReadSkips(json, list);
+    TIDEPOOL_RETURN_IF_ERROR(ReadSkips(json, list));
+    return ReadTied(json, list);
   }
 
  private:
@@ -169,7 +170,7 @@ class Reader {
     TIDEPOOL_RETURN_IF_ERROR(CheckKeys(
         json, path,
         {"name", "kind", "parameters", "forward_flops_per_sample", "input_bytes_per_sample", "output_bytes_per_sample",
-         "activation_bytes_per_sample", "tunable", "recompute_seed", "starts_layer", "activation_factor", "algorithms"}));
+         "activation_bytes_per_sample", "tunable", "recompute_seed", "starts_layer", "activation_factor", "live_factor", "algorithms"}));
     TIDEPOOL_ASSIGN_OR_RETURN(op->name, Text(json, path, "name", std::nullopt));
     TIDEPOOL_ASSIGN_OR_RETURN(op->kind, Text(json, path, "kind", "op"));
     TIDEPOOL_ASSIGN_OR_RETURN(op->parameters, Integer(json, path, "parameters", 0, kMaxValue, 0));
@@ -184,6 +185,7 @@ class Reader {
     TIDEPOOL_ASSIGN_OR_RETURN(op->recompute_seed, Bool(json, path, "recompute_seed", true));
     TIDEPOOL_ASSIGN_OR_RETURN(op->starts_layer, Bool(json, path, "starts_layer", false));
     TIDEPOOL_ASSIGN_OR_RETURN(op->activation_factor, Factor(json, path, "activation_factor", 1));
+    TIDEPOOL_ASSIGN_OR_RETURN(op->live_factor, Factor(json, path, "live_factor", 1));
     TIDEPOOL_ASSIGN_OR_RETURN(const Json* algorithms, List(json, path, "algorithms", false, kMaxAlgorithms));
     if (algorithms == nullptr) return {};
     if (algorithms->empty()) return Fault(path + ".algorithms", "is empty; allowed: at least one, or leave the key out");
@@ -266,6 +268,25 @@ class Reader {
     return {};
   }
 
+  Status ReadTied(const Json& json, OpList* list) const {
+    TIDEPOOL_ASSIGN_OR_RETURN(const Json* tied, List(json, "", "tied", false, kMaxTied));
+    if (tied == nullptr) return {};
+    for (size_t i = 0; i < tied->size(); ++i) {
+      const std::string path = fmt::format("tied[{}]", i);
+      TIDEPOOL_RETURN_IF_ERROR(CheckKeys((*tied)[i], path, {"ops", "parameters"}));
+      TiedWeight& weight = list->tied.emplace_back();
+      TIDEPOOL_ASSIGN_OR_RETURN(weight.parameters, Integer((*tied)[i], path, "parameters", 0, kMaxValue, std::nullopt));
+      TIDEPOOL_ASSIGN_OR_RETURN(const Json* ops, List((*tied)[i], path, "ops", true, kMaxTied));
+      int64_t least = 0;
+      for (size_t k = 0; k < ops->size(); ++k) {
+        TIDEPOOL_ASSIGN_OR_RETURN(const int64_t op, IntegerOf((*ops)[k], fmt::format("{}.ops[{}]", path, k), least, list->size() - 1));
+        weight.ops.push_back(static_cast<int32_t>(op));
+        least = op + 1;
+      }
+    }
+    return {};
+  }
+
   const JsonLines& lines_;
   const std::string& file_;
   std::map<std::string, uint16_t> ids_;
@@ -283,6 +304,7 @@ OrderedJson OpJson(const DistinctOp& op) {
                       {"recompute_seed", op.recompute_seed},
                       {"starts_layer", op.starts_layer}};
   if (op.activation_factor != 1) json["activation_factor"] = op.activation_factor;
+  if (op.live_factor != 1) json["live_factor"] = op.live_factor;
   json["algorithms"] = OrderedJson::array();
   for (const SplitAlgorithm& algorithm : op.algorithms) {
     json["algorithms"].push_back({{"input", LayoutText(algorithm.input)}, {"output", LayoutText(algorithm.output)}});
@@ -349,7 +371,9 @@ std::string FormatOpList(const OpList& list) {
   for (const DistinctOp& op : list.distinct) ops.push_back(OpJson(op));
   for (const SkipTensor& skip : list.skips) skips.push_back({skip.producer, skip.consumer});
   text += fmt::format("  \"ops\": {},\n  \"sequence\": {},\n", ListText(ops), ListText(SequenceJson(list)));
-  return text + fmt::format("  \"skips\": {}\n}}\n", skips.dump());
+  OrderedJson tied = OrderedJson::array();
+  for (const TiedWeight& weight : list.tied) tied.push_back({{"ops", weight.ops}, {"parameters", weight.parameters}});
+  return text + fmt::format("  \"skips\": {},\n  \"tied\": {}\n}}\n", skips.dump(), tied.dump());
 }
 
 }  // namespace tidepool::plan

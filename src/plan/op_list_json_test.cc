@@ -26,7 +26,8 @@ constexpr char kSmall[] = R"({
      "algorithms": [{"input": "td11", "output": "1d1t"}, {"input": "1d1t", "output": "td11"}]}
   ],
   "sequence": ["in", {"repeat": 3, "ops": ["norm", "mix"]}, "norm"],
-  "skips": [[1, 4]]
+  "skips": [[1, 4]],
+  "tied": [{"ops": [0, 7], "parameters": 12}]
 }
 )";
 
@@ -59,6 +60,8 @@ TEST(OpListFile, IsReadWithRepeatsAsSegments) {
   EXPECT_EQ(list->at(0).activation_bytes_per_sample, 16) << "as the output, where it is not said";
   EXPECT_EQ(list->parameters(), 3000);
   EXPECT_FALSE(list->SkipsAllowStage(2, 2));
+  ASSERT_EQ(list->tied.size(), 1u);
+  EXPECT_EQ(list->tied[0].ops, (std::vector<int32_t>{0, 7}));
 }
 
 TEST(OpListFile, GivesBackEveryPublishedListAsItWas) {
@@ -88,6 +91,8 @@ TEST(OpListFile, NamesFileLineAndPlaceOfEachFault) {
   EXPECT_THAT(FaultOf(Changed("\"repeat\": 3", "\"repeat\": 3.5")), HasSubstr("sequence[1].repeat: is 3.5; allowed: an integer"));
   EXPECT_THAT(FaultOf(Changed("[[1, 4]]", "[[4, 1]]")),
               HasSubstr("net.json:14: skips[0][1]: is 1; allowed: an integer from 5 to 7"));
+  EXPECT_THAT(FaultOf(Changed("[0, 7]", "[7, 0]")), HasSubstr("net.json:15: tied[0].ops[1]: is 0; allowed: an integer from 8 to 7"));
+  EXPECT_THAT(FaultOf(Changed("[0, 7]", "[0]")), HasSubstr("net.json"));
   EXPECT_THAT(FaultOf(Changed("[[1, 4]]", "[[1]]")), HasSubstr("skips[0]: is array; allowed: [producer, consumer]"));
   EXPECT_THAT(FaultOf(Changed("\"1d1t\"}, {", "\"1d1x\"}, {")),
               HasSubstr("ops[2].algorithms[0].output: is '1d1x'; allowed: four of"));
