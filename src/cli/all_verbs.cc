@@ -9,9 +9,11 @@ void AddAllVerbs(VerbList* verbs) {
   AddModelVerbs(verbs);
   AddDataVerbs(verbs);
   AddProfileVerbs(verbs);
+  AddStallVerbs(verbs);
   AddPlanVerbs(verbs);
   AddExperimentVerbs(verbs);
   AddBenchVerbs(verbs);
+  AddEmulationBenchVerbs(verbs);
   AddToolVerbs(verbs);
 }
 

@@ -39,6 +39,8 @@ struct Experiment {
 
 // One function per group, each appending its own.
 void AddPlanningExperiments(std::vector<Experiment>* experiments);
+void AddPlanningFigures(std::vector<Experiment>* experiments);
+void AddStallExperiments(std::vector<Experiment>* experiments);
 
 // All of them, in the order of the list.
 std::vector<Experiment> AllExperiments();

@@ -150,6 +150,8 @@ StatusOr<std::string> ReferenceFolder(const ExperimentContext& context, const st
 std::vector<Experiment> AllExperiments() {
   std::vector<Experiment> experiments;
   AddPlanningExperiments(&experiments);
+  AddPlanningFigures(&experiments);
+  AddStallExperiments(&experiments);
   return experiments;
 }
 

@@ -10,6 +10,7 @@
 #include "base/units.h"
 #include "model/families.h"
 #include "plan/estimate.h"
+#include "plan/op_list_json.h"
 #include "profile/builtin.h"
 #include "profile/open.h"
 #include "profile/plan_csv.h"
@@ -107,14 +108,16 @@ void PlanSettingOptions::Register(OptionTable* table) {
 
 StatusOr<plan::OpList> FindOpList(const std::string& model) {
   if (model.empty()) return InvalidArgument("--model is missing; allowed: {}", JoinText(plan::PublishedOpListNames(), ", "));
+  if (model.ends_with(".json")) return plan::ReadOpList(model);
   StatusOr<plan::OpList> published = plan::PublishedOpList(model);
   if (published.ok()) return published;
   const auto spec = model::ParseSpec(model);
   if (!spec.ok()) {
     std::vector<std::string> families;
     for (const model::FamilyInfo& family : model::Families()) families.push_back(family.name);
-    return InvalidArgument("model '{}' is none of the published ones ({}), and no spec of a family ({}): {}", model,
-                           JoinText(plan::PublishedOpListNames(), ", "), JoinText(families, ", "), MessageOf(spec.status()));
+    return InvalidArgument(
+        "model '{}' is none of the published ones ({}), no op list file (*.json), and no spec of a family ({}): {}", model,
+        JoinText(plan::PublishedOpListNames(), ", "), JoinText(families, ", "), MessageOf(spec.status()));
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const model::Graph graph, model::BuildGraph(*spec));
   return plan::OpListOfGraph(graph, {.name = model});

@@ -36,7 +36,8 @@ struct PlanProfile {
   std::vector<std::string> notes;
 };
 
-// A published name ("gpt:1.3b"), or the spec of a model family ("resnet50:image=224"). INVALID_ARGUMENT says what is allowed.
+// A published name ("gpt:1.3b"), an op list file ("net.json"), or the spec of a model family ("resnet50:image=224").
+// INVALID_ARGUMENT says what is allowed.
 StatusOr<plan::OpList> FindOpList(const std::string& model);
 // The list that a plan file is for.
 StatusOr<plan::OpList> OpListOfPlan(const plan::PlanFile& file, const std::string& path);

@@ -1,11 +1,12 @@
 // Verbs of plan files: plan predict, show, compare, verify.
+#include "cli/plan_verbs.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "base/text.h"
 #include "cli/plan_output.h"
 #include "cli/print.h"
-#include "cli/verb.h"
 
 namespace tidepool::cli {
 namespace {
@@ -220,6 +221,7 @@ class VerifyVerb : public PlanFileVerb {
 }  // namespace
 
 void AddPlanVerbs(VerbList* verbs) {
+  AddPlanSearchVerbs(verbs);
   verbs->push_back(std::make_unique<PredictVerb>());
   verbs->push_back(std::make_unique<ShowVerb>());
   verbs->push_back(std::make_unique<CompareVerb>());

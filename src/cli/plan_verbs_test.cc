@@ -10,6 +10,7 @@
 #include "base/testing.h"
 #include "cli/command_line.h"
 #include "cli/plan_output.h"
+#include "cli/plan_search.h"
 #include "cli/plan_setting.h"
 #include "profile/testing.h"
 
@@ -164,6 +165,127 @@ TEST_F(PlanVerbs, SayWhatIsWrongWithTheirOptions) {
   EXPECT_THAT(RunWords({"plan", "predict", path, "--gpu-memory-mib", "-5"}).err, HasSubstr("memory_limit_mib is -5"));
 }
 
+std::vector<std::string> SmallSearch(const std::vector<std::string>& more) {
+  std::vector<std::string> words = {"plan", "--model",  "gpt-layers:4", "--global-batch", "32", "--gpus-per-node",
+                                    "4",    "--search", "exact"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+TEST_F(PlanVerbs, SearchGivesAPlanThatIsValidAndCostsWhatItSays) {
+  const std::string file = root_.File("plan.json");
+  const Outcome found = RunWords(SmallSearch({"--out", file, "--json", root_.File("result.json"), "-o", "json", "--top", "2"}));
+  ASSERT_EQ(found.code, kExitDone) << found.err;
+  const auto json = found.json();
+  EXPECT_EQ(nlohmann::json::parse(testing::ReadAll(root_.File("result.json"))), json);
+  for (const char* key : {"search_seconds", "evaluations", "iteration_seconds", "throughput_samples_per_s", "memory_mib",
+                          "lower_bound_seconds", "gap", "baselines", "plan"}) {
+    EXPECT_TRUE(json.contains(key)) << key;
+  }
+  EXPECT_EQ(json["search"], "exact");
+  EXPECT_GT(json["evaluations"], 0);
+  EXPECT_EQ(json["memory_mib"].size(), json["plan"]["num_stages"]);
+  EXPECT_EQ(json["top"].size(), 2u);
+  EXPECT_EQ(json["cost"]["valid"], true);
+  const auto priced = RunWords({"plan", "predict", file, "-o", "json"}).json()[0];
+  EXPECT_EQ(priced["iteration_seconds"], json["iteration_seconds"]);
+  EXPECT_EQ(priced["stored_iteration_seconds"], json["iteration_seconds"]);
+  EXPECT_EQ(RunWords({"plan", "verify", file}).code, kExitDone);
+}
+
+TEST_F(PlanVerbs, SearchExplainsItsBottleneckAndWhatItRejected) {
+  const Outcome text = RunWords(SmallSearch({"--explain", "--baselines"}));
+  ASSERT_EQ(text.code, kExitDone) << text.err;
+  EXPECT_THAT(text.out,
+              AllOf(HasSubstr("search       exact:"), HasSubstr("is the slowest: compute"), HasSubstr("AGAINST THE PLAN"),
+                    HasSubstr("small changes of the plan"), HasSubstr("grid"), HasSubstr("inter-intra")));
+  const auto json = RunWords(SmallSearch({"--explain", "--baselines", "-o", "json"})).json();
+  ASSERT_FALSE(json["alternatives"].empty());
+  // The search is exact among plans whose stages have one split: no other micro-batch or split is better.
+  for (const auto& one : json["alternatives"]) {
+    if (one["refused"].is_null() && one["change"].get<std::string>().starts_with("micro-batch")) {
+      EXPECT_GE(one["iteration_seconds"].get<double>(), json["iteration_seconds"].get<double>()) << one;
+    }
+  }
+  EXPECT_EQ(json["baselines"].size(), 3u);
+}
+
+TEST_F(PlanVerbs, SearchReadsAnOpListFileThatItWrote) {
+  const std::string file = root_.Write("net.json", RunWords({"plan", "ops", "gpt-layers:4", "-o", "json"}).out);
+  const auto named = RunWords(SmallSearch({"-o", "json"})).json();
+  std::vector<std::string> words = SmallSearch({"-o", "json", "--out", root_.File("plan.json")});
+  words[2] = file;
+  const Outcome read = RunWords(words);
+  ASSERT_EQ(read.code, kExitDone) << read.err;
+  EXPECT_EQ(read.json()["iteration_seconds"], named["iteration_seconds"]);
+  EXPECT_EQ(RunWords({"plan", "verify", root_.File("plan.json")}).code, kExitDone);
+  EXPECT_THAT(RunWords({"plan", "ops", "gpt-layers:4"}).out, HasSubstr("ops 1 to 52: 4 times 13 ops"));
+}
+
+TEST_F(PlanVerbs, SearchSaysWhatIsWrongOrImpossible) {
+  EXPECT_THAT(RunWords({"plan", "--model", "gpt-layers:4"}).err, HasSubstr("--global-batch is 0"));
+  EXPECT_THAT(RunWords({"plan", "--global-batch", "8"}).err, HasSubstr("--model is missing"));
+  EXPECT_THAT(RunWords(SmallSearch({"--micro-batch", "2,x"})).err, HasSubstr("--micro-batch: 'x'"));
+  EXPECT_THAT(RunWords(SmallSearch({"--micro-batch", "3"})).err, HasSubstr("divisors of global_batch, 32"));
+  EXPECT_THAT(RunWords(SmallSearch({"--search", "magic"})).err, HasSubstr("search 'magic'; allowed: auto, op-dp"));
+  const Outcome small = RunWords(SmallSearch({"--gpu-memory-mib", "10"}));
+  EXPECT_EQ(small.code, kExitFailed);
+  EXPECT_THAT(small.err, HasSubstr("MiB"));
+  EXPECT_EQ(RunWords({"plan", "--model", root_.Write("x.json", "{"), "--global-batch", "8"}).code, kExitUsage);
+}
+
+TEST_F(PlanVerbs, SearchThatIsStoppedBeforeItFindsAPlanIsCancelled) {
+  auto ops = FindOpList("gpt-layers:4");
+  const auto profile = LoadPlanProfile("", *ops, {.micro_batches = {1}, .gpus = 4});
+  const int32_t micro_batches[] = {1};
+  const auto setting = MakePlanSetting(*std::move(ops), *profile, {.nodes = 1, .gpus_per_node = 4}, "parity", micro_batches);
+  ASSERT_TRUE(setting.ok()) << ToString(setting.status());
+  VerbContext context;
+  context.stopped = [] { return true; };
+  const plan::SearchRequest request{.global_batch = 8, .micro_batches = {1}};
+  EXPECT_EQ(RunSearch(plan::SearchKind::kExact, **setting, request, context).status().code(), StatusCode::kCancelled);
+}
+
+TEST_F(PlanVerbs, WhatIfFindsTheSmallestClusterThatIsFastEnough) {
+  const std::string svg = root_.File("sweep.svg");
+  const std::vector<std::string> sweep = {"--what-if", "gpus=1,2,4", "--what-if", "memory=20,2000", "-o", "json", "--svg", svg};
+  const auto all = RunWords(SmallSearch(sweep)).json();
+  ASSERT_EQ(all["points"].size(), 6u);
+  EXPECT_TRUE(all["points"][0].contains("error")) << "20 MiB hold nothing";
+  EXPECT_EQ(all["points"][5]["gpus"], 4);
+  EXPECT_TRUE(all["cheapest"].is_null());
+  EXPECT_THAT(testing::ReadAll(svg), AllOf(HasSubstr("<svg xmlns"), HasSubstr("memory 2000")));
+  // A target that two devices reach and one does not.
+  const double one = all["points"][1]["throughput_samples_per_s"], two = all["points"][3]["throughput_samples_per_s"];
+  ASSERT_GT(two, one);
+  std::vector<std::string> words = sweep;
+  words.insert(words.end(), {"--target-throughput", fmt::format("{}", (one + two) / 2)});
+  EXPECT_EQ(RunWords(SmallSearch(words)).json()["cheapest"], 3);
+  words.resize(words.size() - 2);
+  words.insert(words.end(), {"--target-throughput", "1e12", "-o", "text"});
+  EXPECT_THAT(RunWords(SmallSearch(words)).out, HasSubstr("none of these clusters reaches"));
+}
+
+TEST_F(PlanVerbs, WhatIfScalesLinks) {
+  const auto points = RunWords(SmallSearch({"--what-if", "links=x0.001,x1", "--min-stages", "2", "-o", "json"})).json()["points"];
+  ASSERT_EQ(points.size(), 2u);
+  EXPECT_LT(points[0]["throughput_samples_per_s"].get<double>(), 0.9 * points[1]["throughput_samples_per_s"].get<double>());
+}
+
+TEST_F(PlanVerbs, WhatIfSaysWhatItDoesNotUnderstand) {
+  for (const auto& [word, fault] : {std::pair{"gpu=4", "'gpu=4'; allowed: gpus=N"},
+                                    {"4", "'4'; allowed: gpus=N"},
+                                    {"gpus=4,x", "'x' for gpus"},
+                                    {"gpus=2.5", "'2.5' for gpus; allowed: integers"},
+                                    {"links=x0", "'x0' for links"},
+                                    {"gpus=1,gpus=2", "gpus twice"},
+                                    {"gpus=6", "gpus=6; allowed: up to 4, or a multiple"}}) {
+    EXPECT_THAT(RunWords(SmallSearch({"--what-if", word})).err, HasSubstr(fault)) << word;
+  }
+  EXPECT_THAT(RunWords(SmallSearch({"--what-if", "gpus=4", "--explain"})).err, HasSubstr("does not go with"));
+  EXPECT_THAT(RunWords(SmallSearch({"--target-throughput", "4"})).err, HasSubstr("need --what-if"));
+}
+
 // Whatever a file holds, the verb ends with an error and not with a crash.
 TEST_F(PlanVerbs, SurviveMutatedFiles) {
   const std::string text = testing::ReadAll(Written(File(), "a.json"));
@@ -235,6 +357,25 @@ TEST(Experiments, PricesAgreeWithThePublishedOnes) {
   EXPECT_LT(outcome.json()["largest_difference_ms"], 0.01);
   EXPECT_EQ(nlohmann::json::parse(testing::ReadAll(root.File("x.json"))), outcome.json());
   EXPECT_THAT(testing::ReadAll(root.File("x.html")), HasSubstr("PUBLISHED ms"));
+}
+
+TEST(Experiments, FiguresSetOursBesideThePublishedNumbers) {
+  for (const std::string name : {"figure-7", "figure-8", "figure-9", "accuracy"}) {
+    EXPECT_THAT(RunWords({"experiment", "planning/" + name, "--reference", "/nowhere"}).err, HasSubstr("is not there")) << name;
+  }
+  if (Reference().empty()) GTEST_SKIP() << "no reference data; set TIDEPOOL_REFERENCE_DIR";
+  testing::TempDir root;
+  const Outcome depth = RunWords({"experiment", "planning/figure-9", "--quick", "--reference", Reference() + "/..", "--svg",
+                                  root.File("x.svg"), "-o", "json"});
+  ASSERT_EQ(depth.code, kExitDone) << depth.err;
+  ASSERT_EQ(depth.json()["settings"].size(), 2u);
+  EXPECT_EQ(depth.json()["settings"][0]["setting"], "scale/8");
+  // The published search had as much time as it wanted for this one.
+  EXPECT_LE(depth.json()["settings"][0]["ours_seconds"].get<double>(),
+            depth.json()["settings"][0]["peer_seconds"].get<double>() + 0.001);
+  EXPECT_THAT(testing::ReadAll(root.File("x.svg")), HasSubstr("Aceso, published"));
+  const Outcome accuracy = RunWords({"experiment", "planning/accuracy", "--reference", Reference() + "/.."});
+  EXPECT_THAT(accuracy.out, HasSubstr("gpt: mean error of the time 2.9 %"));
 }
 
 }  // namespace

@@ -60,10 +60,12 @@ void AddModelVerbs(VerbList* verbs);  // model families|create|import|list|show|
 void AddProfileVerbs(VerbList* verbs);  // profile, profile list|show|check|diff|import|copy
 void AddNodeVerbs(VerbList* verbs);   // up, serve, status, ps, load, unload, infer
 void AddTrainVerbs(VerbList* verbs);  // train
-void AddPlanVerbs(VerbList* verbs);   // plan predict|show|compare|verify
+void AddPlanVerbs(VerbList* verbs);   // plan, plan ops|predict|show|compare|verify
 void AddExperimentVerbs(VerbList* verbs);  // experiment
 void AddBenchVerbs(VerbList* verbs);  // bench serve
 void AddDataVerbs(VerbList* verbs);   // data show|check|pack, bench loader
+void AddEmulationBenchVerbs(VerbList* verbs);  // bench pacing|virtual-time
+void AddStallVerbs(VerbList* verbs);  // stalls
 void AddDemoVerbs(VerbList* verbs);   // demo
 void AddToolVerbs(VerbList* verbs);   // doctor, collect-env, config print, completion, version; `verbs` must outlive them
 

@@ -4,6 +4,7 @@
 
 #include "base/units.h"
 #include "device/cuda/cuda_device.h"
+#include "device/emulated/emulated_device.h"
 #include "device/event_state.h"
 #include "device/host/host_device.h"
 
@@ -14,14 +15,20 @@ constexpr std::string_view kAllowedNames = "host, cuda:<index>, emulated:<profil
 constexpr int64_t kSmallestPage = 4096;
 constexpr int64_t kLargestPage = kGiB;
 
-Status CheckSizes(const std::string& name, int64_t capacity_bytes, int64_t page_bytes) {
+Status CheckPage(const std::string& name, int64_t page_bytes) {
   if (page_bytes < kSmallestPage || page_bytes > kLargestPage || (page_bytes & (page_bytes - 1)) != 0) {
     return InvalidArgument("device '{}': page size is {} bytes; allowed: a power of two from {} to {}", name, page_bytes,
                            kSmallestPage, kLargestPage);
   }
+  return {};
+}
+
+Status CheckSizes(const std::string& name, int64_t capacity_bytes, int64_t page_bytes) {
+  TIDEPOOL_RETURN_IF_ERROR(CheckPage(name, page_bytes));
   const int64_t most = page_bytes * std::numeric_limits<PageIndex>::max();
   if (capacity_bytes < page_bytes || capacity_bytes > most) {
-    return InvalidArgument("device '{}': capacity is {} bytes; allowed: {} (one page) to {}", name, capacity_bytes, page_bytes, most);
+    return InvalidArgument("device '{}': capacity is {} bytes; allowed: {} (one page) to {}", name, capacity_bytes, page_bytes,
+                           most);
   }
   return {};
 }
@@ -30,16 +37,13 @@ StatusOr<int> IndexOf(const std::string& name) {
   constexpr std::string_view kPrefix = "cuda:";
   int index = 0;
   const std::string_view digits = std::string_view(name).substr(kPrefix.size());
-  if (digits.empty() || digits.size() > 3) return InvalidArgument("device name '{}' is unknown; allowed: {}", name, kAllowedNames);
+  if (digits.empty() || digits.size() > 3)
+    return InvalidArgument("device name '{}' is unknown; allowed: {}", name, kAllowedNames);
   for (const char digit : digits) {
     if (digit < '0' || digit > '9') return InvalidArgument("device name '{}' is unknown; allowed: {}", name, kAllowedNames);
     index = index * 10 + (digit - '0');
   }
   return index;
-}
-
-Status EmulatedIsMissing(const std::string& name) {
-  return Unimplemented("device '{}': this build has no emulated backend; available: host", name);
 }
 
 }  // namespace
@@ -48,27 +52,56 @@ bool Event::Done() const { return state_ == nullptr || state_->Done(); }
 
 Status Event::Wait(absl::Time deadline) const { return state_ == nullptr ? Status() : state_->Wait(deadline); }
 
+StatusOr<absl::Time> Event::ReachedAt() const {
+  if (state_ == nullptr) return FailedPrecondition("an empty event has no time");
+  return state_->ReachedAt();
+}
+
+std::string_view NameOf(EngineKind engine) {
+  switch (engine) {
+    case EngineKind::kCompute: return "compute";
+    case EngineKind::kHostToDevice: return "host-to-device";
+    case EngineKind::kDeviceToHost: return "device-to-host";
+    case EngineKind::kPeer: return "peer";
+  }
+  return "?";
+}
+
 StatusOr<std::unique_ptr<Device>> OpenDevice(const DeviceOptions& options) {
+  TIDEPOOL_ASSIGN_OR_RETURN(auto devices, OpenDevices(options));
+  if (devices.size() == 1) return std::move(devices.front());
+  return InvalidArgument("device '{}' means {} devices; allowed here: one", options.name, devices.size());
+}
+
+StatusOr<std::vector<std::unique_ptr<Device>>> OpenDevices(const DeviceOptions& options) {
+  TIDEPOOL_RETURN_IF_ERROR(CheckPage(options.name, options.page_bytes));
+  if (options.name.starts_with(emulated::kPrefix)) {
+    if (options.capacity_bytes != 0)
+      TIDEPOOL_RETURN_IF_ERROR(CheckSizes(options.name, options.capacity_bytes, options.page_bytes));
+    return emulated::OpenEmulatedDevices(options);
+  }
+  std::vector<std::unique_ptr<Device>> devices(1);
   if (options.name == "host") {
     TIDEPOOL_RETURN_IF_ERROR(CheckSizes(options.name, options.capacity_bytes, options.page_bytes));
-    return OpenHostDevice(options);
+    TIDEPOOL_ASSIGN_OR_RETURN(devices[0], OpenHostDevice(options));
+    return devices;
   }
   if (options.name.starts_with("cuda:")) {
     TIDEPOOL_ASSIGN_OR_RETURN(const int index, IndexOf(options.name));
-    return OpenCudaDevice(index, options);
+    TIDEPOOL_ASSIGN_OR_RETURN(devices[0], OpenCudaDevice(index, options));
+    return devices;
   }
-  if (options.name.starts_with("emulated:")) return EmulatedIsMissing(options.name);
   return InvalidArgument("device name '{}' is unknown; allowed: {}", options.name, kAllowedNames);
 }
 
 StatusOr<std::unique_ptr<Device>> AttachDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd) {
-  if (info.kind == "host") {
-    TIDEPOOL_RETURN_IF_ERROR(CheckSizes(info.name, info.capacity_bytes, info.page_bytes));
-    return AttachHostDevice(info, mapping, std::move(memory_fd));
-  }
   if (info.kind == "cuda") return AttachCudaDevice(info, mapping, std::move(memory_fd));
-  if (info.kind == "emulated") return EmulatedIsMissing(info.name);
-  return InvalidArgument("device kind '{}' is unknown; allowed: host, cuda, emulated", info.kind);
+  if (info.kind != "host" && info.kind != "emulated") {
+    return InvalidArgument("device kind '{}' is unknown; allowed: host, cuda, emulated", info.kind);
+  }
+  TIDEPOOL_RETURN_IF_ERROR(CheckSizes(info.name, info.capacity_bytes, info.page_bytes));
+  if (info.kind == "host") return AttachHostDevice(info, mapping, std::move(memory_fd));
+  return emulated::AttachEmulatedDevice(info, mapping, std::move(memory_fd));
 }
 
 }  // namespace tidepool::device

@@ -17,10 +17,13 @@ TEST(OpenDevice, NamesTheBackendsItKnows) {
   }
 }
 
-TEST(OpenDevice, SaysWhenABackendIsNotBuilt) {
-  const Status emulated = OpenDevice({.name = "emulated:h200", .capacity_bytes = 1 << 21}).status();
-  EXPECT_EQ(emulated.code(), StatusCode::kUnimplemented);
-  EXPECT_THAT(MessageOf(emulated), HasSubstr("no emulated backend; available: host"));
+TEST(OpenDevice, OpensSeveralOnlyWhereSeveralAreWanted) {
+  const DeviceOptions options{.name = "emulated:h200x3,mode=timing", .capacity_bytes = 1 << 21};
+  EXPECT_THAT(MessageOf(OpenDevice(options).status()), HasSubstr("means 3 devices; allowed here: one"));
+  auto devices = OpenDevices(options);
+  ASSERT_TRUE(devices.ok()) << ToString(devices.status());
+  ASSERT_EQ(devices->size(), 3u);
+  for (int32_t i = 0; i < 3; ++i) EXPECT_EQ((*devices)[static_cast<size_t>(i)]->info().index, i);
 }
 
 TEST(OpenDevice, ChecksItsSizes) {

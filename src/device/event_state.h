@@ -12,7 +12,8 @@ struct Event::State {
   virtual ~State() = default;
   virtual bool Done() = 0;
   virtual Status Wait(absl::Time deadline) = 0;
-  // Calls `reached` exactly once with the event's status: now if it is reached already, else on the thread that reaches it. It must
+  virtual StatusOr<absl::Time> ReachedAt() = 0;
+  // Calls `reached` exactly once with the event's status: now if it is reached already, else on a thread of the backend. It must
   // not block.
   virtual void OnDone(std::function<void(const Status&)> reached) = 0;
 };

@@ -11,7 +11,7 @@ namespace tidepool::plan {
 namespace {
 
 using Kind = PipelineEvent::Kind;
-constexpr int64_t kLargestPlay = int64_t{1} << 20;  // passes of an interleaved pipeline
+constexpr int64_t kLargestPlay = int64_t{1} << 18;  // passes of an interleaved pipeline
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // A spec in the form that the players need: rounded, per chunk, with what each message blocks.

@@ -92,8 +92,8 @@ struct PipelineRun {
 };
 
 // O(stages x micro-batches), and less for many micro-batches: once every stage repeats itself, whole periods are skipped
-// (1F1B and zero-bubble). Interleaved runs of more than a million passes are extrapolated from shorter ones. `spec` must be
-// valid. Infinite or NaN times give an infinite makespan.
+// (1F1B and zero-bubble). Interleaved runs of more than a quarter of a million passes are extrapolated from shorter ones. `spec`
+// must be valid. Infinite or NaN times give an infinite makespan.
 PipelineRun SimulatePipeline(const PipelineSpec& spec);
 
 // The same with all events. INVALID_ARGUMENT as Validate; RESOURCE_EXHAUSTED: more than `limit` events.

@@ -143,7 +143,7 @@ constexpr PipelineSchedule kAll[] = {PipelineSchedule::kOneForwardOneBackward, P
 
 TEST(PipelineSchedule, MakespanEqualsThatOfASlowPlayerInEveryBit) {
   std::mt19937 random(1);
-  for (int round = 0; round < 1500; ++round) {
+  for (int round = 0; round < 900; ++round) {
     const PipelineSpec spec = RandomSpec(random, kAll[round % 3]);
     ASSERT_TRUE(Validate(spec).ok()) << ToString(Validate(spec));
     const PipelineRun run = SimulatePipeline(spec);
@@ -161,7 +161,7 @@ TEST(PipelineSchedule, MakespanEqualsThatOfASlowPlayerInEveryBit) {
 
 TEST(PipelineSchedule, SkippingPeriodsChangesNoBit) {
   std::mt19937 random(2);
-  for (int round = 0; round < 400; ++round) {
+  for (int round = 0; round < 200; ++round) {
     PipelineSpec spec = RandomSpec(random, round % 2 == 0 ? kAll[0] : kAll[2]);
     spec.micro_batches = 200 + static_cast<int64_t>(random() % 800);
     const auto trace = TracePipeline(spec);

@@ -13,9 +13,10 @@ double EffectiveUs(const StageCost& cost, int64_t micro_batches) {
   return once > 0 ? cost.time_us + once / static_cast<double>(micro_batches) : cost.time_us;
 }
 
-SearchLimits::SearchLimits(const SearchRequest& request) : start_(Clock::Real()->Now()), end_(start_ + request.wall_limit) {}
+SearchLimits::SearchLimits(const SearchRequest& request)
+    : start_(Clock::Real()->Now()), end_(start_ + request.wall_limit), stopped_(request.stopped) {}
 double SearchLimits::seconds() const { return absl::ToDoubleSeconds(Clock::Real()->Now() - start_); }
-bool SearchLimits::wall_is_over() const { return Clock::Real()->Now() >= end_; }
+bool SearchLimits::wall_is_over() const { return Clock::Real()->Now() >= end_ || (stopped_ && stopped_()); }
 
 namespace {
 

@@ -30,10 +30,11 @@ class SearchLimits {
  public:
   explicit SearchLimits(const SearchRequest& request);
   double seconds() const;  // since it was made
-  bool wall_is_over() const;
+  bool wall_is_over() const;  // or it was stopped
 
  private:
   absl::Time start_, end_;
+  std::function<bool()> stopped_;
 };
 
 StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchRequest& request, const MakeStagePlanner& make);

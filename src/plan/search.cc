@@ -20,10 +20,10 @@ constexpr KindEntry kKinds[] = {
     {SearchKind::kAuto, "auto", &SearchAuto},
     {SearchKind::kOpDp, "op-dp", &SearchOpDp},
     {SearchKind::kExact, "exact", &SearchExact},
-    {SearchKind::kAceso, "aceso", nullptr},
-    {SearchKind::kGrid, "grid", nullptr},
-    {SearchKind::kRandom, "random", nullptr},
-    {SearchKind::kInterIntra, "inter-intra", nullptr},
+    {SearchKind::kAceso, "aceso", &SearchAceso},
+    {SearchKind::kGrid, "grid", &SearchGrid},
+    {SearchKind::kRandom, "random", &SearchRandom},
+    {SearchKind::kInterIntra, "inter-intra", &SearchInterIntra},
 };
 
 const KindEntry& EntryOf(SearchKind kind) { return kKinds[static_cast<size_t>(kind)]; }

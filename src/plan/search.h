@@ -45,6 +45,7 @@ struct SearchRequest {
   uint64_t seed = 0;
   int64_t budget = 0;                                      // evaluations; 0: the search's own
   absl::Duration wall_limit = absl::Seconds(300);          // a safety stop
+  std::function<bool()> stopped;                           // asked now and then by any thread; true: end as at the wall limit
   std::optional<Plan> start;                               // searches that improve a plan begin here
   std::function<void(const SearchProgress&)> on_progress;  // called by one thread at a time, a few times a second
 };

@@ -16,14 +16,27 @@ namespace {
 
 class HostDevice final : public Device {
  public:
-  HostDevice(DeviceInfo info, std::unique_ptr<HostMemory> memory) : info_(std::move(info)), memory_(std::move(memory)) {}
+  HostDevice(DeviceInfo info, const PinnedOptions& pinned, std::unique_ptr<HostMemory> memory)
+      : info_(std::move(info)),
+        memory_(std::move(memory)),
+        allocator_(fmt::format("device '{}'", info_.name), memory_->base(), info_.capacity_bytes),
+        pinned_(info_.name, pinned) {
+    properties_.model = "host";
+  }
   const DeviceInfo& info() const override { return info_; }
+  const DeviceProperties& properties() const override { return properties_; }
+  Clock* clock() const override { return Clock::Real(); }
   PageMemory& memory() override { return *memory_; }
   StatusOr<std::unique_ptr<Stream>> CreateStream(const StreamOptions& options) override { return CreateHostStream(options); }
+  Allocator& allocator() override { return allocator_; }
+  PinnedPool& pinned() override { return pinned_; }
 
  private:
   const DeviceInfo info_;
+  DeviceProperties properties_;
   std::unique_ptr<HostMemory> memory_;
+  Allocator allocator_;
+  PinnedPool pinned_;
 };
 
 // The number after `key` (or at the start if it is empty); nothing for "max" and for a file that is not there.
@@ -73,11 +86,12 @@ StatusOr<std::unique_ptr<Device>> OpenHostDevice(const DeviceOptions& options) {
   TIDEPOOL_ASSIGN_OR_RETURN(UniqueFd fd, CreateMemFd("tidepool-" + info.name, info.capacity_bytes));
   TIDEPOOL_ASSIGN_OR_RETURN(auto memory,
                             HostMemory::Create(std::move(fd), info.page_bytes, static_cast<int32_t>(pages), Access::kAll));
-  return std::make_unique<HostDevice>(std::move(info), std::move(memory));
+  return std::make_unique<HostDevice>(std::move(info), options.pinned, std::move(memory));
 }
 
-StatusOr<std::unique_ptr<Device>> AttachHostDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd) {
-  struct stat file{};
+StatusOr<std::unique_ptr<HostMemory>> AttachHostMemory(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd,
+                                                       bool lazy) {
+  struct stat file {};
   if (::fstat(memory_fd.get(), &file) != 0) return ErrnoError(errno, fmt::format("reading the size of device '{}'", info.name));
   if (file.st_size < info.capacity_bytes || info.capacity_bytes % info.page_bytes != 0) {
     return InvalidArgument("device '{}': its memory has {} bytes; {} in pages of {} were announced", info.name, file.st_size,
@@ -88,13 +102,16 @@ StatusOr<std::unique_ptr<Device>> AttachHostDevice(const DeviceInfo& info, Mappi
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
     return InvalidArgument("device '{}': its memory is not a memory file that is sealed against shrinking", info.name);
   }
-  const Access access = mapping == MappingMode::kStrict ? Access::kOwned : Access::kAll;
-  TIDEPOOL_ASSIGN_OR_RETURN(auto memory,
-                            HostMemory::Create(std::move(memory_fd), info.page_bytes,
-                                               static_cast<int32_t>(info.capacity_bytes / info.page_bytes), access));
+  const Access access = mapping == MappingMode::kStrict ? Access::kOwned : lazy ? Access::kLazy : Access::kAll;
+  return HostMemory::Create(std::move(memory_fd), info.page_bytes, static_cast<int32_t>(info.capacity_bytes / info.page_bytes),
+                            access);
+}
+
+StatusOr<std::unique_ptr<Device>> AttachHostDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd) {
+  TIDEPOOL_ASSIGN_OR_RETURN(auto memory, AttachHostMemory(info, mapping, std::move(memory_fd), false));
   DeviceInfo attached = info;
   attached.mapping = mapping;
-  return std::make_unique<HostDevice>(std::move(attached), std::move(memory));
+  return std::make_unique<HostDevice>(std::move(attached), PinnedOptions(), std::move(memory));
 }
 
 }  // namespace tidepool::device

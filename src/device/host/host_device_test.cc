@@ -27,11 +27,10 @@ StatusOr<std::unique_ptr<Device>> AttachHost(int64_t capacity_bytes, int64_t pag
 
 INSTANTIATE_TEST_SUITE_P(
     Host, DeviceContract,
-    testing::Values(
-        DeviceFactory{"OpenedFast", [](int64_t c, int64_t p) { return OpenHost(c, p, MappingMode::kFast); }},
-        DeviceFactory{"OpenedStrict", [](int64_t c, int64_t p) { return OpenHost(c, p, MappingMode::kStrict); }},
-        DeviceFactory{"AttachedFast", [](int64_t c, int64_t p) { return AttachHost(c, p, MappingMode::kFast); }},
-        DeviceFactory{"AttachedStrict", [](int64_t c, int64_t p) { return AttachHost(c, p, MappingMode::kStrict); }}),
+    testing::Values(DeviceFactory{"OpenedFast", [](int64_t c, int64_t p) { return OpenHost(c, p, MappingMode::kFast); }},
+                    DeviceFactory{"OpenedStrict", [](int64_t c, int64_t p) { return OpenHost(c, p, MappingMode::kStrict); }},
+                    DeviceFactory{"AttachedFast", [](int64_t c, int64_t p) { return AttachHost(c, p, MappingMode::kFast); }},
+                    DeviceFactory{"AttachedStrict", [](int64_t c, int64_t p) { return AttachHost(c, p, MappingMode::kStrict); }}),
     [](const testing::TestParamInfo<DeviceFactory>& factory) { return factory.param.name; });
 
 constexpr int64_t kPage = 64 * 1024;
@@ -88,9 +87,7 @@ TEST(HostMemory, FaultsInNoProcessWhenItIsUsed) {
 TEST(StrictMappingDeathTest, TouchingAPageThatWasGivenBackFaults) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   TwoSides sides = MakeTwoSides(MappingMode::kStrict);
-  auto touch = [&](int page) {
-    *reinterpret_cast<volatile char*>(sides.client->memory().base() + page * kPage) = 1;
-  };
+  auto touch = [&](int page) { *reinterpret_cast<volatile char*>(sides.client->memory().base() + page * kPage) = 1; };
   // Without this the test would pass in a child that had no mapping at all.
   EXPECT_EXIT(
       {

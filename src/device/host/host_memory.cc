@@ -45,10 +45,11 @@ Status HostMemory::MapWhole() {
   const int64_t alignment = std::max(kHugePage, std::min(page_bytes_, kGiB));
   const size_t reserved = static_cast<size_t>(size_bytes() + alignment);
   void* reservation = ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (reservation == MAP_FAILED) return ErrnoError(errno, fmt::format("reserving {} of address space", FormatBytes(size_bytes())));
+  if (reservation == MAP_FAILED)
+    return ErrnoError(errno, fmt::format("reserving {} of address space", FormatBytes(size_bytes())));
   const auto start = reinterpret_cast<uintptr_t>(reservation);
   const uintptr_t aligned = (start + static_cast<uintptr_t>(alignment) - 1) & ~(static_cast<uintptr_t>(alignment) - 1);
-  const int protection = access_ == Access::kAll ? PROT_READ | PROT_WRITE : PROT_NONE;
+  const int protection = access_ == Access::kOwned ? PROT_NONE : PROT_READ | PROT_WRITE;
   void* mapped = ::mmap(reinterpret_cast<void*>(aligned), static_cast<size_t>(size_bytes()), protection, MAP_SHARED | MAP_FIXED,
                         fd_.get(), 0);
   const int map_errno = errno;
@@ -82,9 +83,8 @@ Status HostMemory::Populate(std::byte* address, int64_t size_bytes) {
     const int64_t begin = std::min(size_bytes, i * share);
     const int64_t end = std::min(size_bytes, begin + share);
     if (begin == end) continue;
-    workers.emplace_back([&results, i, address, begin, end] {
-      results[static_cast<size_t>(i)] = PopulateRange(address + begin, end - begin);
-    });
+    workers.emplace_back(
+        [&results, i, address, begin, end] { results[static_cast<size_t>(i)] = PopulateRange(address + begin, end - begin); });
   }
   for (std::thread& worker : workers) worker.join();
   for (const Status& result : results) TIDEPOOL_RETURN_IF_ERROR(result);
@@ -107,19 +107,19 @@ Status HostMemory::Protect(Extent extent, int protection) {
 
 Status HostMemory::Map(Extent extent) {
   TIDEPOOL_RETURN_IF_ERROR(CheckExtent(extent));
-  if (access_ == Access::kAll) return {};
+  if (access_ != Access::kOwned) return {};
   TIDEPOOL_RETURN_IF_ERROR(Protect(extent, PROT_READ | PROT_WRITE));
   return PopulateRange(base_ + extent.first * page_bytes_, extent.count * page_bytes_);
 }
 
 Status HostMemory::Unmap(Extent extent) {
   TIDEPOOL_RETURN_IF_ERROR(CheckExtent(extent));
-  return access_ == Access::kAll ? Status() : Protect(extent, PROT_NONE);
+  return access_ == Access::kOwned ? Protect(extent, PROT_NONE) : Status();
 }
 
 Status HostMemory::Zero(Extent extent) {
   TIDEPOOL_RETURN_IF_ERROR(CheckExtent(extent));
-  if (access_ == Access::kAll) {
+  if (access_ != Access::kOwned) {
     std::memset(base_ + extent.first * page_bytes_, 0, static_cast<size_t>(extent.count * page_bytes_));
     return {};
   }

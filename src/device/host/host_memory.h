@@ -7,6 +7,7 @@ namespace tidepool::device {
 
 enum class Access : uint8_t {
   kAll,    // every page readable and writable, page tables filled
+  kLazy,   // every page readable and writable, real memory when it is touched
   kOwned,  // nothing until Map
 };
 

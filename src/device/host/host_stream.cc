@@ -1,11 +1,11 @@
 #include "device/host/host_stream.h"
 
+#include <absl/synchronization/mutex.h>
+
 #include <cstring>
 #include <deque>
 #include <thread>
 #include <utility>
-
-#include <absl/synchronization/mutex.h>
 
 #include "base/clock.h"
 #include "device/event_state.h"
@@ -22,7 +22,8 @@ class HostEvent final : public Event::State {
 
   Status Wait(absl::Time deadline) override {
     absl::MutexLock lock(&mu_);
-    if (!Clock::Real()->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return done_; }, deadline)) {
+    if (!Clock::Real()->Await(
+            &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return done_; }, deadline)) {
       return DeadlineExceeded("the event was not reached in time");
     }
     return status_;
@@ -39,11 +40,18 @@ class HostEvent final : public Event::State {
     reached(status_);  // constant once done
   }
 
+  StatusOr<absl::Time> ReachedAt() override {
+    absl::MutexLock lock(&mu_);
+    if (!done_) return FailedPrecondition("the event is not reached yet");
+    return reached_at_;
+  }
+
   void Reach(const Status& status) {
     std::vector<std::function<void(const Status&)>> watchers;
     {
       absl::MutexLock lock(&mu_);
       status_ = status;
+      reached_at_ = Clock::Real()->Now();
       done_ = true;
       watchers.swap(watchers_);
     }
@@ -54,6 +62,7 @@ class HostEvent final : public Event::State {
   absl::Mutex mu_;
   bool done_ ABSL_GUARDED_BY(mu_) = false;
   Status status_;
+  absl::Time reached_at_;
   std::vector<std::function<void(const Status&)>> watchers_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -97,6 +106,17 @@ class HostStream final : public Stream {
     return Push({.name = std::string(name), .work = std::move(work)});
   }
 
+  Status Launch(const Operation& operation, std::function<Status()> work) override {
+    if (!work)
+      return InvalidArgument("stream '{}': {} has no function; the host computes what it is given", options_.name,
+                             ToText(operation.key));
+    return Push({.name = ToText(operation.key), .work = std::move(work)});
+  }
+
+  Status Transfer(const TransferOptions&) override { return OnlyEmulated("a transfer without memory"); }
+
+  Status Collective(const CollectiveOptions&) override { return OnlyEmulated("a collective"); }
+
   Status CopyAsync(void* target, const void* source, int64_t size_bytes) override {
     if (size_bytes < 0) return InvalidArgument("stream '{}': copy of {} bytes; allowed: 0 or more", options_.name, size_bytes);
     return Push({.name = "copy", .work = [target, source, size_bytes] {
@@ -127,6 +147,11 @@ class HostStream final : public Stream {
   }
 
  private:
+  Status OnlyEmulated(std::string_view what) const {
+    return Unimplemented("stream '{}': {} takes time on emulated devices only; this is a stream of the host", options_.name,
+                         what);
+  }
+
   Status Push(Item item) {
     absl::MutexLock lock(&queue_->mu);
     if (static_cast<int64_t>(queue_->items.size()) >= options_.queue_limit) {

@@ -1,0 +1,1 @@
+"""Tidepool for Python programs."""

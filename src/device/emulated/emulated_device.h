@@ -1,0 +1,23 @@
+// The emulated backend: memory in a file as on the host, but without real memory behind untouched pages; time from a profile
+// bundle.
+#pragma once
+
+#include "device/device.h"
+#include "device/emulated/system.h"
+
+namespace tidepool::device::emulated {
+
+// What ParseSpec's name means; `options.capacity_bytes` per device goes before the name's. RESOURCE_EXHAUSTED in mode=functional
+// if the machine has less memory than all of them together.
+StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options);
+// The same with times of another source than the bundle that the name gives; for tests and for sources that are no bundles.
+StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options,
+                                                                   std::shared_ptr<const CostSource> costs);
+// Shares the compute and copy timelines of the device with the other processes that have it. A system of several devices shares
+// memory only.
+StatusOr<std::unique_ptr<Device>> AttachEmulatedDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd);
+
+// The system of an emulated device; null for others.
+std::shared_ptr<System> SystemOf(Device* device);
+
+}  // namespace tidepool::device::emulated
