@@ -6,21 +6,24 @@
 namespace tidepool::plan {
 namespace {
 
-constexpr double kLeastLambda = 0.02, kLambdaRatio = 1.6;
-constexpr int32_t kLambdas = 18;
-constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128};
+constexpr double kLeastLambda = 0.02;  // us per MiB
+constexpr int32_t kExactPrices = 32;   // for the stages of solutions
+constexpr double kExactRatio = 1.25;
+constexpr int32_t kFineDevices = 8;  // clusters up to this size have a fine grid in the table
+constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 16, 32, 64, 128};
 constexpr int32_t kMixes = 6;  // faster paths that are mixed with one that fits
 
 // What the windows of one block cost, read off a front that stands at their last op.
 class BlockWriter {
  public:
-  BlockWriter(const StageProgramme& programme, const OpSplits& splits, double limit_us)
-      : programme_(programme), splits_(splits), limit_us_(limit_us) {}
+  BlockWriter(const StageProgramme& programme, const OpSplits& splits, double limit_us, int32_t prices)
+      : programme_(programme), splits_(splits), limit_us_(limit_us), prices_(prices) {}
 
   void Write(const PathFront& front, int32_t last_position, int32_t length, WindowBlock* block) {
     const int32_t kinds = programme_.kinds(), lengths = block->lengths(), depth = block->q_hi - block->q_lo + 1;
     best_.assign(static_cast<size_t>(depth) * kinds, kNever);
     ends_.resize(front.lanes().size());
+    if (front.End(0).us > limit_us_) return;  // the fastest path, whatever its memory
     for (size_t lane = 0; lane < front.lanes().size(); ++lane) {
       const PathEnd& end = ends_[lane] = front.End(static_cast<int32_t>(lane));
       if (end.us > limit_us_) continue;
@@ -62,12 +65,12 @@ class BlockWriter {
     const StagePlace& place = programme_.kind(kind);
     const std::vector<PathLane>& lanes = front.lanes();
     if (ends_[0].MemoryMib(q + 1) <= limit) return best;  // the fastest path fits
-    for (size_t i = 1; i < lanes.size(); ++i) {
-      // Paths for this many waiting micro-batches, or the next numbers below and above.
-      const bool near = lanes[i].waiting == q + 1 ||
-                        (lanes[i].waiting < q + 1 && (i + kLambdas >= lanes.size() || lanes[i + kLambdas].waiting > q + 1)) ||
-                        (lanes[i].waiting > q + 1 && (i < kLambdas + 1 || lanes[i - kLambdas].waiting < q + 1));
-      if (!near) continue;
+    // Paths for this many waiting micro-batches, or the next numbers below and above.
+    const size_t groups = (lanes.size() - 1) / prices_;
+    size_t below = 0, above = groups - 1;
+    while (below + 1 < groups && lanes[1 + (below + 1) * prices_].waiting <= q + 1) ++below;
+    while (above > 0 && lanes[1 + (above - 1) * prices_].waiting >= q + 1) --above;
+    for (size_t i = 1 + std::min(below, above) * prices_; i < 1 + (std::max(below, above) + 1) * prices_; ++i) {
       const bool cheapest = lanes[i].lambda == lanes[1].lambda;
       const PathEnd &slow = ends_[i], &fast = cheapest ? ends_[0] : ends_[i - 1];
       const double slow_mib = slow.MemoryMib(q + 1), fast_mib = fast.MemoryMib(q + 1);
@@ -82,6 +85,7 @@ class BlockWriter {
   const StageProgramme& programme_;
   const OpSplits& splits_;
   double limit_us_;
+  int32_t prices_;
   std::vector<double> best_;   // [q - q_lo][kind]
   std::vector<PathEnd> ends_;  // [lane]
 };
@@ -93,13 +97,13 @@ struct Candidate {
 
 }  // namespace
 
-std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi) {
+std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi, const PriceGrid& grid) {
   std::vector<PathLane> lanes = {{0, 1}};
   for (size_t i = 0; i < std::size(kWaiting); ++i) {
     if (kWaiting[i] > waiting_hi && i > 0 && kWaiting[i - 1] >= waiting_hi) break;
     if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
-    for (int32_t k = 0; k < kLambdas; ++k)
-      lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i])});
+    for (int32_t k = 0; k < grid.prices; ++k)
+      lanes.push_back({kLeastLambda * std::pow(grid.ratio, k), static_cast<double>(kWaiting[i])});
   }
   return lanes;
 }
@@ -123,8 +127,10 @@ void PathPlanner::Fill(const StageProgramme& programme, int32_t size, double lim
   };
   see(inside);
   for (const WindowBlock& block : blocks->beyond) see(block);
-  BlockWriter writer(programme, splits, limit_us);
-  PathFront front(programme.model(), splits, SharedLanes(q_lo + 1, q_hi + 1));
+  // A coarse grid does for large clusters: what solutions use is looked at with a fine one.
+  const PriceGrid grid = programme.model().cluster().gpus() > kFineDevices ? PriceGrid{12, 2} : PriceGrid{18, 1.6};
+  BlockWriter writer(programme, splits, limit_us, grid.prices);
+  PathFront front(programme.model(), splits, SharedLanes(q_lo + 1, q_hi + 1, grid));
   const auto go_on = [&](PathFront from, int32_t length, WindowBlock* block) {  // `length` ops are behind
     while (length < block->hi) {
       const int32_t position = block->first + length;
@@ -166,7 +172,11 @@ StagePtr PathPlanner::MakeStage(const StageProgramme& programme, const CutStage&
     return totals.priced() && model.MemoryAt(totals, cut.place) <= limit_mib;
   };
   // All paths, fastest first; those above the first that fits are candidates to be mixed with it.
-  PathFront front(model, splits, SharedLanes(cut.place.stages_behind + 1, cut.place.stages_behind + 1));
+  std::vector<PathLane> lanes = SharedLanes(cut.place.stages_behind + 1, cut.place.stages_behind + 1, {18, 1.6});
+  for (int32_t k = 0; k < kExactPrices; ++k) {
+    lanes.push_back({kLeastLambda * std::pow(kExactRatio, k), cut.place.stages_behind + 1.0});
+  }
+  PathFront front(model, splits, std::move(lanes));
   front.Start(cut.first);
   for (int32_t i = 1; i < count; ++i) front.Step(cut.first + i);
   std::vector<std::pair<double, int32_t>> order;

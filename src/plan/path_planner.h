@@ -11,8 +11,12 @@
 
 namespace tidepool::plan {
 
+struct PriceGrid {
+  int32_t prices = 18;
+  double ratio = 1.6;
+};
 // The prices of memory that all windows share, for up to `waiting` micro-batches that wait. The first is 0.
-std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi);
+std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi, const PriceGrid& grid);
 
 class PathPlanner : public StagePlanner, private StageOracle {
  public:
