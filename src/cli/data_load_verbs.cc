@@ -40,7 +40,6 @@ data::CacheStats Less(data::CacheStats now, const data::CacheStats& before) {
 data::PacedSourceStats Less(data::PacedSourceStats now, const data::PacedSourceStats& before) {
   now.model.ops -= before.model.ops;
   now.model.bytes -= before.model.bytes;
-  now.late -= before.late;
   now.waited -= before.waited;
   return now;
 }
@@ -176,7 +175,7 @@ class DataLoadVerb : public DataVerb {
     if (context.output == OutputFormat::kJson) return PrintAsJson();
     fmt::print("{:>5}{:>10}{:>12}{:>10}", "epoch", "samples", "samples/s", "waited");
     if (source_->cache() != nullptr) fmt::print("{:>8}{:>10}{:>10}", "hits", "kept", "evicted");
-    if (source_->paced() != nullptr) fmt::print("{:>9}{:>12}{:>7}", "disk ops", "disk bytes", "late");
+    if (source_->paced() != nullptr) fmt::print("{:>9}{:>12}", "disk ops", "disk bytes");
     fmt::print("\n");
     for (const EpochReport& report : reports_) {
       fmt::print("{:>5}{:>10}{:>12.0f}{:>8.2f} s", report.epoch, report.samples, report.samples_per_s(), report.waited_s);
@@ -185,15 +184,12 @@ class DataLoadVerb : public DataVerb {
                    report.cache.evicted);
       }
       if (source_->paced() != nullptr) {
-        fmt::print("{:>9}{:>12}{:>7}", report.paced.model.ops, FormatBytes(report.paced.model.bytes), report.paced.late);
+        fmt::print("{:>9}{:>12}", report.paced.model.ops, FormatBytes(report.paced.model.bytes));
       }
       fmt::print("\n");
     }
     if (!socket_.empty()) fmt::print("this job prepared {} batches for all\n", prepared_);
     if (skipped_ > 0) fmt::print("{} samples left out; the first: {}\n", skipped_, errors_.empty() ? "" : errors_[0]);
-    int64_t late = 0, ops = 0;
-    for (const EpochReport& report : reports_) late += report.paced.late, ops += report.paced.model.ops;
-    if (10 * late > ops) fmt::print("The real disk was often slower than '{}': the rates are partly its own.\n", wrap_.storage);
   }
 
   void PrintAsJson() const {
@@ -214,8 +210,7 @@ class DataLoadVerb : public DataVerb {
       if (source_->paced() != nullptr) {
         json["storage"] = {{"ops", report.paced.model.ops},
                            {"bytes", report.paced.model.bytes},
-                           {"waited_s", absl::ToDoubleSeconds(report.paced.waited)},
-                           {"late", report.paced.late}};
+                           {"waited_s", absl::ToDoubleSeconds(report.paced.waited)}};
       }
       epochs.push_back(std::move(json));
     }
