@@ -22,7 +22,7 @@ bool SearchRun::Expired() {
   if (hit_wall_limit()) return true;
   thread_local uint32_t calls = 0;
   if (++calls % 64 != 0) return false;
-  if (Clock::Real()->Now() < deadline_) return false;
+  if (Clock::Real()->Now() < deadline_ && !(request_.stopped && request_.stopped())) return false;
   expired_.store(true, std::memory_order_relaxed);
   return true;
 }
