@@ -151,10 +151,6 @@ StatusOr<Found> SearchSetting(const ExperimentContext& context, const std::strin
   };
   Found found;
   auto result = plan::Search(found.kind, *setting->model, request);
-  if (result.status().code() == StatusCode::kUnimplemented) {
-    found.kind = plan::SearchKind::kExact;
-    result = plan::Search(found.kind, *setting->model, request);
-  }
   found.status = result.status();
   if (result.ok()) found.result = *std::move(result);
   return found;
