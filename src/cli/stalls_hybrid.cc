@@ -87,7 +87,6 @@ Json HybridJson(const HybridSetting& setting, const HybridAnalysis& analysis) {
           {"miss_share", analysis.miss_share},
           {"bottleneck", NameOf(analysis.bottleneck)},
           {"lateness_p99_s", analysis.lateness_p99_seconds},
-          {"late_reads_share", analysis.late_reads_share},
           {"host_limited", analysis.host_limited},
           {"host_limited_reason", analysis.host_limited_reason}};
 }
@@ -121,9 +120,6 @@ void PrintHybrid(const HybridSetting& setting, const HybridAnalysis& analysis) {
                  : fmt::format(" The workload asks for {}: {}.", PercentText(setting.least_utilisation),
                                analysis.utilisation >= setting.least_utilisation ? "passed" : "failed"));
   if (setting.estimated) fmt::print("The step time is estimated from the hardware's description.\n");
-  if (analysis.late_reads_share > 0.01) {
-    fmt::print("{} of the reads took longer on the real disk than the model allows.\n", PercentText(analysis.late_reads_share));
-  }
   if (analysis.host_limited) fmt::print("host-limited: {}\n", analysis.host_limited_reason);
 }
 

@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 
-#include "base/units.h"
 #include "data/order.h"
 
 namespace tidepool::data::stalls {
@@ -244,9 +243,10 @@ class Analyzer {
       changed = spec_;
       if (changed.cache == CacheKind::kNone) changed.cache = CacheKind::kMinio;
       changed.cache_bytes = std::min(total, std::max(2 * spec_.cache_bytes, total / 4));
-      TIDEPOOL_RETURN_IF_ERROR(
-          TryChange(fmt::format("{} of cache instead of {}", FormatBytes(changed.cache_bytes), FormatBytes(spec_.cache_bytes)),
-                    true, changed));
+      // Shares, because a large data set was scaled down.
+      TIDEPOOL_RETURN_IF_ERROR(TryChange(fmt::format("a cache of {:.0f} % of the data set instead of {:.0f} %",
+                                                     100 * CachedShare(changed), 100 * CachedShare(spec_)),
+                                         true, changed));
     }
     changed = spec_;
     changed.storage = Doubled(spec_.storage);

@@ -139,7 +139,12 @@ class HybridRun {
 
   // Epochs go on from phase to phase, so that no cache sees an order twice.
   StatusOr<std::unique_ptr<BatchLoader>> StartLoader(const Dataset* dataset) {
-    BatchLoaderOptions options{.threads = result_.threads, .batch = options_.batch, .read_ahead = options_.read_ahead};
+    // A step takes its time for a short batch too, so there are none. A record that is announced twice before it is read is read
+    // once: reading ahead stays well within an epoch.
+    BatchLoaderOptions options{.threads = result_.threads,
+                               .batch = options_.batch,
+                               .drop_last = true,
+                               .read_ahead = std::min(options_.read_ahead, std::max<int64_t>(1, result_.samples / 4))};
     const int64_t batch_bytes = options_.batch * (dataset->input().size_bytes() + dataset->target().size_bytes());
     options.max_bytes = std::max(options.max_bytes, (2 + result_.threads) * batch_bytes);
     options.start = {.seed = options_.seed, .epoch = epoch_};
@@ -242,10 +247,6 @@ class HybridRun {
     result_.lateness_p99_seconds = absl::ToDoubleSeconds(timeline.lateness_p99);
     result_.host_limited = timeline.host_limited;
     result_.host_limited_reason = timeline.host_limited_reason;
-    if (paced_ != nullptr) {
-      const PacedSourceStats stats = paced_->stats();
-      if (stats.model.ops > 0) result_.late_reads_share = static_cast<double>(stats.late) / static_cast<double>(stats.model.ops);
-    }
     return {};
   }
 

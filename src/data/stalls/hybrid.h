@@ -67,7 +67,6 @@ struct HybridAnalysis {
   double lateness_p99_seconds = 0;              // at which this machine noticed the end of steps
   bool host_limited = false;
   std::string host_limited_reason;
-  double late_reads_share = 0;  // reads of which the real disk took longer than the model allows
 };
 
 StatusOr<HybridAnalysis> AnalyzeHybrid(const HybridOptions& options);
