@@ -9,8 +9,8 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/testing.h"
-#include "cli/command_line.h"
 #include "cli/loader_bench.h"
+#include "cli/testing.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
 #include "data/shared_loader.h"
@@ -22,24 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-  nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, /*allow_exceptions=*/false); }
-};
-
-Outcome RunWords(const std::vector<std::string>& arguments) {
-  VerbList verbs;
-  AddAllVerbs(&verbs);
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = RunCommandLine(arguments, verbs);
-  outcome.out = ::testing::internal::GetCapturedStdout();
-  outcome.err = ::testing::internal::GetCapturedStderr();
-  return outcome;
-}
 
 class DataVerbs : public ::testing::Test {
  protected:

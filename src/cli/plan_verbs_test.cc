@@ -8,10 +8,10 @@
 
 #include "base/fd.h"
 #include "base/testing.h"
-#include "cli/command_line.h"
 #include "cli/plan_output.h"
 #include "cli/plan_search.h"
 #include "cli/plan_setting.h"
+#include "cli/testing.h"
 #include "profile/testing.h"
 
 namespace tidepool::cli {
@@ -20,24 +20,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-  nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, /*allow_exceptions=*/false); }
-};
-
-Outcome RunWords(const std::vector<std::string>& arguments) {
-  VerbList verbs;
-  AddAllVerbs(&verbs);
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = RunCommandLine(arguments, verbs);
-  outcome.out = ::testing::internal::GetCapturedStdout();
-  outcome.err = ::testing::internal::GetCapturedStderr();
-  return outcome;
-}
 
 std::string Reference() { return ::tidepool::testing::ReferenceFolder("aceso", TIDEPOOL_SOURCE_DIR); }
 

@@ -6,8 +6,8 @@
 #include "base/fd.h"
 #include "base/testing.h"
 #include "base/units.h"
-#include "cli/command_line.h"
 #include "cli/stalls_setting.h"
+#include "cli/testing.h"
 
 namespace tidepool::cli {
 namespace {
@@ -15,24 +15,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-  nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, /*allow_exceptions=*/false); }
-};
-
-Outcome RunWords(const std::vector<std::string>& arguments) {
-  VerbList verbs;
-  AddAllVerbs(&verbs);
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = RunCommandLine(arguments, verbs);
-  outcome.out = ::testing::internal::GetCapturedStdout();
-  outcome.err = ::testing::internal::GetCapturedStderr();
-  return outcome;
-}
 
 // A step of 100 ms for 100 samples, 4 cores of 500 samples/s, a disk of 500 samples/s, half of the data cached.
 std::vector<std::string> Words(std::vector<std::string> more) {

@@ -153,7 +153,7 @@ TEST(SharedPrepProcesses, AJobThatIsStoppedHoldsUpTheOthersForALimitedTimeAndWak
                                              .staging_bytes = 8 * 4096,
                                              .jobs = 2,
                                              .lease_limit = absl::Milliseconds(300),
-                                             .use_limit = absl::Seconds(1)});
+                                             .use_limit = absl::Seconds(5)});  // long: a busy machine may hold up this job too
   ASSERT_TRUE(coordinator.ok()) << ToString(coordinator.status());
   const std::string stopped_name = folder.File("stopped");
   ChildProcess stopped = StartJob(folder.File("s"), stopped_name);
@@ -164,8 +164,6 @@ TEST(SharedPrepProcesses, AJobThatIsStoppedHoldsUpTheOthersForALimitedTimeAndWak
   std::vector<std::string> lines;
   while (true) {
     const auto batch = (*loader)->Next(Soon());
-    // On a machine that is busy enough this job can seem to be the one that holds up; then there is nothing to see.
-    if (!batch.ok() && (*coordinator)->stats().expelled > 0 && lines.size() < 20) GTEST_SKIP() << ToString(batch.status());
     ASSERT_TRUE(batch.ok()) << ToString(batch.status());
     if (!batch->has_value()) break;
     const SharedBatch& got = **batch;
