@@ -19,7 +19,7 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kKinds = 8;
 constexpr char kLetters[kKinds + 1] = "FRBW--so";  // by Kind
 constexpr char kIdle = '.', kCut = '~';
-constexpr size_t kMostLines = 48;       // of stages
+constexpr size_t kMostLines = 48;          // of stages
 constexpr int64_t kLargestPlay = 4 << 20;  // passes of a drawing, whatever the depth
 
 bool IsPass(Kind kind) { return kind != Kind::kSendForward && kind != Kind::kSendBackward; }
@@ -105,8 +105,8 @@ class TextCanvas {
   using Spent = std::array<double, kKinds>;  // by kind
 
   void Spend(size_t stage, const PipelineEvent& event) {
-    auto column = std::partition_point(columns_.begin(), columns_.end(),
-                                       [&](const Column& one) { return one.to_us <= event.start_us; });
+    auto column =
+        std::partition_point(columns_.begin(), columns_.end(), [&](const Column& one) { return one.to_us <= event.start_us; });
     for (; column != columns_.end() && column->from_us < event.end_us; ++column) {
       const double us = std::min(column->to_us, event.end_us) - std::max(column->from_us, event.start_us);
       const auto index = static_cast<size_t>(column - columns_.begin());
@@ -158,8 +158,8 @@ std::string RulerText(const PlanTimeline& timeline, const std::vector<Column>& c
   for (size_t i = 0; i < 3; ++i) {
     if (begins[i] >= begins[i + 1]) continue;
     ruler[begins[i]] = '|';
-    const std::string_view name = std::string_view(kNames[i]).substr(0, begins[i + 1] - begins[i] - 1);
-    ruler.replace(begins[i] + 1, name.size(), name);
+    const std::string_view name = kNames[i];
+    if (name.size() < begins[i + 1] - begins[i]) ruler.replace(begins[i] + 1, name.size(), name);
   }
   ruler.resize(ruler.find_last_not_of(' ') + 1);
   return ruler;
@@ -181,7 +181,8 @@ std::string PercentText(double share) { return fmt::format("{:.1f} %", 100 * sha
 }  // namespace
 
 void TimelineFiles::Register(OptionTable* table) {
-  table->Add({.key = "plan.timeline_svg", .help = "Draw the pipeline's timeline and memory to this file", .metavar = "FILE"}, &svg);
+  table->Add({.key = "plan.timeline_svg", .help = "Draw the pipeline's timeline and memory to this file", .metavar = "FILE"},
+             &svg);
   table->Add({.key = "plan.trace", .help = "Write the pipeline as a Chrome trace, for Perfetto", .metavar = "FILE"}, &trace);
 }
 
@@ -287,15 +288,15 @@ std::string TimelineText(const PricedPlan& priced, const PlanTimeline& timeline,
   }
   text += "\n";
   if (priced.setting->model->iteration_is_closed_form()) {
-    text += fmt::format("{}the {} model's iteration is a formula, {}; this is what the schedule takes when it is played\n", indent,
-                        priced.setting->model->name(), PlanTimeText(priced.cost.iteration_ms * 1000));
+    text += fmt::format("{}the {} model's iteration is a formula, {}; this is what the schedule takes when it is played\n",
+                        indent, priced.setting->model->name(), PlanTimeText(priced.cost.iteration_ms * 1000));
   }
   return text;
 }
 
 void PrintPhases(const PlanTimeline& timeline) {
   std::vector<std::vector<std::string>> rows = {
-      {"STAGE", "STARTS", "WARM-UP", "STEADY", "COOL-DOWN", "PASSES", "MESSAGES", "BUBBLE"}};
+      {"STAGE", "STARTS", "WARM-UP", "STEADY", "COOL-DOWN", "PASSES", "MESSAGES", "IDLE"}};
   for (size_t i = 0; i < timeline.phases.size(); ++i) {
     const plan::StageRun& run = timeline.run.stages[i];
     const StagePhases& phases = timeline.phases[i];

@@ -1,5 +1,5 @@
-// The pipeline of a plan over one iteration, pass by pass: its phases and bubbles as numbers, a drawing in text, an SVG file, and a
-// Chrome trace. What is shown is what the simulator of plan/pipeline_schedule.h plays.
+// The pipeline of a plan over one iteration, pass by pass: its phases and bubbles as numbers, a drawing in text, an SVG file, and
+// a Chrome trace. What is shown is what the simulator of plan/pipeline_schedule.h plays.
 #pragma once
 
 #include <string>
@@ -48,8 +48,8 @@ StatusOr<PlanTimeline> TimelineOf(const PricedPlan& priced, int64_t most_passes 
 nlohmann::ordered_json TimelineJson(const PlanTimeline& timeline);
 // "1f1b, 16 micro-batches: bubbles take 12.3 % of the devices' time".
 std::string ScheduleText(const PlanTimeline& timeline);
-// One line per stage, at most `columns` wide, with a ruler of the phases above and a legend below. The middle of long runs is left
-// out (~), and so are stages in the middle of deep pipelines.
+// One line per stage, at most `columns` wide, with a ruler of the phases above and a legend below. The middle of long runs is
+// left out (~), and so are stages in the middle of deep pipelines.
 std::string TimelineText(const PricedPlan& priced, const PlanTimeline& timeline, int columns = 100);
 // A table of the phases of each stage.
 void PrintPhases(const PlanTimeline& timeline);

@@ -91,7 +91,8 @@ class SvgTimeline {
     for (const Kind kind : {Kind::kForward, Kind::kRecompute, Kind::kBackward, Kind::kWeightGradient, Kind::kSendForward,
                             Kind::kSync, Kind::kOptimizer}) {
       if (!used[static_cast<size_t>(kind)]) continue;
-      const std::string name = kind == Kind::kSendForward ? "message (above: forward, below: backward)" : std::string(NameOf(kind));
+      const std::string name =
+          kind == Kind::kSendForward ? "message (above: forward, below: backward)" : std::string(NameOf(kind));
       Rect(ColorOf(kind), x, 47, 11, 11);
       Text(x + 16, 57, "", name);
       x += 32 + 6.4 * static_cast<double>(name.size());
@@ -105,21 +106,21 @@ class SvgTimeline {
       const TimelineWindow& window = windows_[k];
       const double begin = Begin(k), end = begin + window.length_us() * scale_;
       const int most = std::max(2, static_cast<int>((end - begin) / 90));
-      for (const double tick :
-           report::LinearTicks(window.from_us / 1e6, window.to_us / 1e6, most, report::Unit::kSeconds)) {
+      for (const double tick : report::LinearTicks(window.from_us / 1e6, window.to_us / 1e6, most, report::Unit::kSeconds)) {
         const double x = begin + (tick * 1e6 - window.from_us) * scale_;
         if (x < begin - 0.5 || x > end + 0.5) continue;
         svg_ += fmt::format("<line class=\"g\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>", x, kTop, bottom);
         Text(x, bottom + 16, " text-anchor=\"middle\"", report::FormatValue(tick, report::Unit::kSeconds));
       }
-      if (k > 0) Text(begin - kGap / 2, bottom + 16, " text-anchor=\"middle\"", "...");
+      if (k > 0) Text(begin - kGap / 2, kTop - 6, " text-anchor=\"middle\"", "...");
     }
   }
 
   void DrawStage(size_t stage) {
     const double y = kTop + static_cast<double>(stage) * kRow, middle = y + kRow / 2 + 4;
     Text(kMargin, middle, "", fmt::format("stage {}", stage));
-    Text(kLeft + kPlot + kBubble - 8, middle, " text-anchor=\"end\"", fmt::format("{:.1f} %", 100 * timeline_.phases[stage].bubble));
+    Text(kLeft + kPlot + kBubble - 8, middle, " text-anchor=\"end\"",
+         fmt::format("{:.1f} %", 100 * timeline_.phases[stage].bubble));
     const plan::StagePlace place = priced_.setting->model->PlacesOf(priced_.plan)[stage];
     const double fill = priced_.cost.stages[stage].memory_mib /
                         priced_.setting->cluster.MemoryLimitOf(place.first_gpu, priced_.plan.stages[stage]->gpus());
@@ -238,7 +239,8 @@ Status WriteTimelineTrace(const PricedPlan& priced, const PlanTimeline& timeline
                                                          : kPasses;
     TraceArgs args;
     if (!once) args = {{"micro_batch", fmt::format("{}", event.micro_batch)}, {"chunk", fmt::format("{}", event.chunk)}};
-    trace->Complete(event.stage, lane, once ? std::string(NameOf(event.kind)) : fmt::format("{} {}", NameOf(event.kind), event.micro_batch),
+    trace->Complete(event.stage, lane,
+                    once ? std::string(NameOf(event.kind)) : fmt::format("{} {}", NameOf(event.kind), event.micro_batch),
                     start + absl::Microseconds(event.start_us), absl::Microseconds(event.end_us - event.start_us), args);
   }
   return trace->Finish();

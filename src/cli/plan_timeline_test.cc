@@ -82,15 +82,17 @@ TEST(PlanTimelines, AreDrawnWithOneLinePerStage) {
   const auto timeline = TimelineOf(priced.plan);
   ASSERT_TRUE(timeline.ok());
   const std::string text = TimelineText(priced.plan, *timeline);
-  EXPECT_THAT(text, AllOf(HasSubstr("|warm-up"), HasSubstr("|steady"), HasSubstr("|cool-down"), HasSubstr("BUBBLE"),
-                          HasSubstr("F forward"), HasSubstr("R recompute"), HasSubstr("a column is "), Not(HasSubstr("~"))));
+  EXPECT_THAT(text, AllOf(HasSubstr("|steady"), HasSubstr("|cool-down"), HasSubstr("BUBBLE"), HasSubstr("F forward"),
+                          HasSubstr("R recompute"), HasSubstr("a column is "), Not(HasSubstr("~"))));
   const std::vector<std::string> drawings = Drawings(text);
   ASSERT_EQ(drawings.size(), 4u);
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(drawings[i].size(), drawings[0].size());
     // Nothing else begins with a forward pass at once, and later stages begin later.
     EXPECT_EQ(drawings[i][0] == 'F', i == 0) << drawings[i];
-    if (i > 0) EXPECT_GT(drawings[i].find('F'), drawings[i - 1].find('F'));
+    if (i > 0) {
+      EXPECT_GT(drawings[i].find('F'), drawings[i - 1].find('F'));
+    }
     EXPECT_EQ(drawings[i].find('R') != std::string::npos, i == 1) << drawings[i];
   }
 }
@@ -141,8 +143,9 @@ TEST(PlanTimelines, BecomeSvgWithARowAndAMemoryBarPerStage) {
   const auto timeline = TimelineOf(priced.plan);
   ASSERT_TRUE(timeline.ok());
   const std::string svg = TimelineSvg(priced.plan, *timeline);
-  EXPECT_THAT(svg, AllOf(HasSubstr("<svg xmlns="), HasSubstr("a&lt;b&gt;.json"), HasSubstr(">stage 3<"), HasSubstr("bubbles take"),
-                         HasSubstr(">recompute<"), Not(HasSubstr("nan")), Not(HasSubstr("inf")), Not(HasSubstr(">...<"))));
+  EXPECT_THAT(svg,
+              AllOf(HasSubstr("<svg xmlns="), HasSubstr("a&lt;b&gt;.json"), HasSubstr(">stage 3<"), HasSubstr("bubbles take"),
+                    HasSubstr(">recompute<"), Not(HasSubstr("nan")), Not(HasSubstr("inf")), Not(HasSubstr(">...<"))));
   // Long runs do not make large files.
   const Priced longer(4, 20000);
   const auto large = TimelineOf(longer.plan);
@@ -203,8 +206,8 @@ TEST(PlanTimelines, AreWrittenByVerbsForOnePlan) {
   ASSERT_TRUE(plan::WritePlan(FileOf(2, 8), *ops, plan).ok());
   const Outcome shown = RunWords({"plan", "show", plan, "--timeline-svg", svg, "--trace", trace});
   ASSERT_EQ(shown.code, kExitDone) << shown.err;
-  EXPECT_THAT(shown.out, AllOf(HasSubstr("schedule     1f1b, 8 micro-batches: bubbles take "), HasSubstr("|warm-up"),
-                               HasSubstr("COOL-DOWN"), HasSubstr("s weights, gradients, optimizer"), HasSubstr("[s")));
+  EXPECT_THAT(shown.out, AllOf(HasSubstr("schedule     1f1b, 8 micro-batches: bubbles take "), HasSubstr("|steady"),
+                               HasSubstr("COOL-DOWN"), HasSubstr("s weights, gradients, optimizer"), HasSubstr("[aap")));
   EXPECT_THAT(testing::ReadAll(svg), HasSubstr("</svg>"));
   EXPECT_TRUE(nlohmann::json::accept(testing::ReadAll(trace)));
   const auto json = RunWords({"plan", "predict", plan, "-o", "json"}).json()[0];

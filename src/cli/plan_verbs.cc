@@ -80,7 +80,8 @@ class TimelineVerb : public PlanFileVerb {
   }
 
   static void PrintSchedule(const StatusOr<PlanTimeline>& timeline) {
-    fmt::print("schedule     {}\n", timeline.ok() ? ScheduleText(*timeline) : "cannot be played: " + MessageOf(timeline.status()));
+    fmt::print("schedule     {}\n",
+               timeline.ok() ? ScheduleText(*timeline) : "cannot be played: " + MessageOf(timeline.status()));
   }
 
   TimelineFiles files_;
