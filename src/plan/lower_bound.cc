@@ -3,6 +3,21 @@
 //   min over paths of (time + lambda * (state + waiting * live)) - lambda * (limit - least reserved),
 // and a programme over such times is below every plan. What recomputation brings back at once is left out, so the bound is not
 // tight where that is large. docs/plan.md has the proof.
+//
+// Under the calibrated model the iteration is no sum over stages but what a schedule takes when it is played. Let t_i be the time
+// of stage i for one micro-batch with at most the messages that block it, T the largest, S the number of stages, N of
+// micro-batches.
+//   (1) Any schedule: iteration >= N T. The slowest stage does nothing else meanwhile.
+//   (2) 1F1B with N > S, and t with at most half of those messages: iteration >= 2 sum(t) + (N - 1 - S) T.
+// For (2) look at the slowest stage i, with q stages behind it. Before its first pass the first micro-batch comes through the
+// stages before it, after its last pass the last gradient goes back through them: the sum of their t. From its first forward to
+// its first backward pass a micro-batch goes through all stages behind and back: s, the sum of their t; meanwhile stage i has q
+// forward passes to do, no more. At the end likewise: s for q backward passes. So it waits at least 2 s - q T, and
+//   iteration >= sum before + N T + 2 s - q T = sum(t) + (N - 1 - q) T + s.
+// As s = q T - (what the stages behind are faster than T), and all stages together are faster by S T - sum(t), (2) follows. Each
+// edge is passed at least once each way but for those of stage i, and half of a message for either end is no more than that; what
+// is counted of stage i's own edges beyond it is less than the other half of its N - q messages. A mean of (1) and (2) is a bound
+// too, and has the form that the stage programme minimises.
 #include "plan/lower_bound.h"
 
 #include <algorithm>
@@ -19,6 +34,15 @@ constexpr int32_t kLambdas = 20;
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 constexpr double kTolerance = 1e-4;  // the bound is made this much weaker, to save passes
 
+// What the cost model adds to sums over ops.
+struct Terms {
+  bool parity = true;
+  double messages = 1;     // times what a stage receives and sends over its edges
+  double context_mib = 0;  // memory = context + state + scale (held live + peak run + reserved)
+  double scale = 1;
+  std::vector<double> held;  // by stages behind: micro-batches that a stage holds at least; ascending
+};
+
 struct Lane {
   double lambda = 0, waiting = 1;
   bool with_weights = false;  // the reserve is at least a buffer of the weights' size; else: at least what some op needs
@@ -27,11 +51,17 @@ struct Lane {
 // The least objective of every lane over all paths to an op, by the state at the op.
 class BoundFront {
  public:
-  BoundFront(const CostModel& model, const OpSplits& splits, const std::vector<Lane>& lanes)
-      : model_(model), splits_(splits), lanes_(lanes), width_(static_cast<int32_t>(lanes.size())) {
+  BoundFront(const CostModel& model, const Terms& terms, const OpSplits& splits, const std::vector<double>& least_reserved_mib,
+             const std::vector<Lane>& lanes)
+      : model_(model),
+        terms_(terms),
+        splits_(splits),
+        least_reserved_mib_(least_reserved_mib),
+        lanes_(lanes),
+        width_(static_cast<int32_t>(lanes.size())) {
     for (const Lane& lane : lanes_) {
       lambda_.push_back(lane.lambda);
-      nu_.push_back(lane.lambda * lane.waiting);
+      nu_.push_back(lane.lambda * lane.waiting * terms.scale);
       weights_.push_back(lane.with_weights ? lane.lambda : 0);
     }
     now_.resize(static_cast<size_t>(splits.size()) * 2 * width_);
@@ -41,9 +71,10 @@ class BoundFront {
   void Start(int32_t position) {
     last_ = position;
     reserved_mib_ = 0;
+    const double messages = Receives(position) ? terms_.messages : 0;
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
       const OpSplitCost& cost = splits_.At(position, state / 2);
-      const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0) + cost.in_us[0];
+      const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0) + messages * cost.in_us[0];
       const double live = cost.input_mib + cost.activation_mib;
       double* now = &now_[static_cast<size_t>(state) * width_];
       for (int32_t i = 0; i < width_; ++i) {
@@ -53,12 +84,7 @@ class BoundFront {
   }
 
   void Step(int32_t position) {
-    double least = kNever;  // what the op before needs at least; the stage's last op does not count
-    for (int32_t split = 0; split < splits_.size(); ++split) {
-      const OpSplitCost& cost = splits_.At(last_, split);
-      least = std::min(least, cost.forward_reserved_mib + cost.backward_reserved_mib);
-    }
-    reserved_mib_ = std::max(reserved_mib_, least);
+    reserved_mib_ = std::max(reserved_mib_, LeastReserved(last_));
     const bool may_switch = splits_.MaySwitch(position), starts = model_.ops().at(position).starts_layer;
     const double* reshard = splits_.Reshard(position);
     const double* nu = nu_.data();
@@ -91,20 +117,30 @@ class BoundFront {
   // Of the window that ends here, with each link behind it: a bound on its time for every lane, for a limit of 0.
   void Ends(LinkClass out_link, std::vector<double>* bounds) const {
     bounds->assign(width_, kNever);
+    const double messages = Sends(last_) ? terms_.messages : 0;
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
       double out = kNever;
       for (int32_t first = 0; first < splits_.size(); ++first)
-        out = std::min(out, splits_.OutUs(last_, first, state / 2, out_link));
+        out = std::min(out, messages * splits_.OutUs(last_, first, state / 2, out_link));
       const double* now = &now_[static_cast<size_t>(state) * width_];
       for (int32_t i = 0; i < width_; ++i) (*bounds)[i] = std::min((*bounds)[i], now[i] + out);
     }
   }
-  double reserved_mib() const { return reserved_mib_; }
+  // Of the window so far. Parity does not count the last op.
+  double reserved_mib() const { return terms_.parity ? reserved_mib_ : std::max(reserved_mib_, LeastReserved(last_)); }
+  // Whether a stage that begins (ends) with such an op surely has one before (behind) it. Equal ops are not told apart, because
+  // windows that begin alike share what is computed here.
+  bool Receives(int32_t position) const { return terms_.parity || model_.ops().ops[position] != model_.ops().ops.front(); }
+  bool Sends(int32_t position) const { return terms_.parity || model_.ops().ops[position] != model_.ops().ops.back(); }
   const std::vector<Lane>& lanes() const { return lanes_; }
 
  private:
+  double LeastReserved(int32_t position) const { return least_reserved_mib_[model_.ops().ops[position]]; }
+
   const CostModel& model_;
+  const Terms& terms_;
   const OpSplits& splits_;
+  const std::vector<double>& least_reserved_mib_;  // of a distinct op
   std::vector<Lane> lanes_;
   int32_t width_, last_ = -1;
   double reserved_mib_ = 0;
@@ -112,12 +148,13 @@ class BoundFront {
   std::vector<double> now_, next_;  // [state][lane]
 };
 
-std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi) {
-  std::vector<Lane> lanes = {{0, 1, false}};
+std::vector<Lane> LanesFor(double waiting_lo, double waiting_hi, bool parity) {
+  std::vector<Lane> lanes = {{0, std::min(waiting_hi, 1.0), false}};
   for (size_t i = 0; i < std::size(kWaiting) && kWaiting[i] <= waiting_hi; ++i) {
     if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
     for (int32_t k = 0; k < kLambdas; ++k) {
       for (const bool with_weights : {false, true}) {
+        if (with_weights && !parity) continue;
         lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i]), with_weights});
       }
     }
@@ -127,9 +164,25 @@ std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi) {
 
 class BoundOracle : public StageOracle {
  public:
-  explicit BoundOracle(const StageProgramme& programme) {
+  // `micro_batches`: what is once per iteration is spread over so many.
+  BoundOracle(const StageProgramme& programme, Terms terms, int64_t micro_batches) : terms_(std::move(terms)) {
+    const CostModel& model = programme.model();
+    const OpList& ops = model.ops();
     for (const int32_t size : programme.sizes()) {
-      splits_.emplace_back(programme.model(), size, programme.micro_batch(), programme.micro_batches());
+      splits_.emplace_back(model, size, programme.micro_batch(), micro_batches);
+      std::vector<double>& reserved = least_reserved_mib_.emplace_back(ops.distinct.size(), kNever);
+      for (size_t op = 0; op < ops.distinct.size(); ++op) {
+        const auto places = ops.PlacesOf(static_cast<uint16_t>(op));
+        if (places.empty()) continue;
+        for (int32_t split = 0; split < splits_.back().size(); ++split) {
+          const OpSplitCost& cost = splits_.back().At(places.front(), split);
+          const double mib =
+              terms_.parity
+                  ? cost.forward_reserved_mib + cost.backward_reserved_mib
+                  : model.UniformTotals(places.front(), 1, splits_.back().choice(split), programme.micro_batch()).reserved_mib;
+          reserved[op] = std::min(reserved[op], mib);
+        }
+      }
     }
   }
 
@@ -149,7 +202,8 @@ class BoundOracle : public StageOracle {
       see(block);
       longest = std::max(longest, programme.SegmentEnd(block.first) - block.first);
     }
-    BoundFront front(programme.model(), splits, LanesFor(q_lo + 1, q_hi + 1));
+    BoundFront front(programme.model(), terms_, splits, least_reserved_mib_[size],
+                     LanesFor(terms_.held[q_lo], terms_.held[q_hi], terms_.parity));
     std::vector<double> ends[kLinkClasses];
     const auto write = [&](const BoundFront& at, int32_t length, WindowBlock* block) {
       for (int link = 0; link < kLinkClasses; ++link) at.Ends(static_cast<LinkClass>(link), &ends[link]);
@@ -174,23 +228,25 @@ class BoundOracle : public StageOracle {
   }
 
  private:
-  static void Write(const StageProgramme& programme, const OpSplits& splits, double limit_us, const BoundFront& front,
-                    const std::vector<double> (&ends)[kLinkClasses], int32_t length, WindowBlock* block) {
+  void Write(const StageProgramme& programme, const OpSplits& splits, double limit_us, const BoundFront& front,
+             const std::vector<double> (&ends)[kLinkClasses], int32_t length, WindowBlock* block) const {
+    const double messages = front.Receives(block->first) ? terms_.messages : 0;
     const std::vector<Lane>& lanes = front.lanes();
     for (int32_t kind = 0; kind < programme.kinds(); ++kind) {
       const StagePlace& place = programme.kind(kind);
       double in_us = kNever;  // what the link before adds to a transfer within a node, at least
       for (int32_t split = 0; split < splits.size(); ++split) {
         const OpSplitCost& first = splits.At(block->first, split);
-        in_us = std::min(in_us, first.in_us[static_cast<int>(place.in_link)] - first.in_us[0]);
+        in_us = std::min(in_us, messages * (first.in_us[static_cast<int>(place.in_link)] - first.in_us[0]));
       }
       const std::vector<double>& bounds = ends[static_cast<int>(place.out_link)];
       double best = 0;
       size_t lane = 0;
       for (int32_t q = 0; q <= block->q_hi; ++q) {
         // Lanes ascend by waiting micro-batches; fewer of them give a bound too.
-        for (; lane < lanes.size() && lanes[lane].waiting <= q + 1; ++lane) {
-          const double room = programme.limit_mib(kind) - (lanes[lane].with_weights ? 0 : front.reserved_mib());
+        for (; lane < lanes.size() && lanes[lane].waiting <= terms_.held[q]; ++lane) {
+          const double room = programme.limit_mib(kind) - terms_.context_mib -
+                              (lanes[lane].with_weights ? 0 : terms_.scale * front.reserved_mib());
           best = std::max(best, bounds[lane] - lanes[lane].lambda * room);
         }
         if (q < block->q_lo || best + in_us > limit_us) continue;
@@ -200,21 +256,137 @@ class BoundOracle : public StageOracle {
     }
   }
 
-  std::vector<OpSplits> splits_;  // [size]
+  Terms terms_;
+  std::vector<OpSplits> splits_;                         // [size]
+  std::vector<std::vector<double>> least_reserved_mib_;  // [size][distinct op]: of any split
+};
+
+Terms ParityTerms(const StageProgramme& programme) {
+  Terms terms;
+  for (int32_t q = 0; q < programme.model().cluster().gpus(); ++q) terms.held.push_back(q + 1);
+  return terms;
+}
+
+// Memory is affine in a stage's totals, so two stages that hold nothing but a MiB of one kind tell how.
+Terms CalibratedTerms(const CostModel& model, int64_t micro_batches, double blocking) {
+  Terms terms{.parity = false};
+  terms.messages = 2.0 * std::max(model.pipeline().chunks, 1) * blocking;
+  StageTotals reserved, live;
+  reserved.reserved_mib = live.activation_mib = 1;
+  StagePlace place{.micro_batches = micro_batches};
+  terms.context_mib = model.MemoryAt({}, place);
+  terms.scale = model.MemoryAt(reserved, place) - terms.context_mib;
+  for (int32_t q = 0; q < model.cluster().gpus(); ++q) {
+    place.stages_behind = q;
+    terms.held.push_back((model.MemoryAt(live, place) - terms.context_mib) / terms.scale);
+  }
+  return terms;
+}
+
+// --- The calibrated model ---
+
+constexpr int32_t kMostPasses = 16;             // programmes that may be solved for one micro-batch
+constexpr int64_t kSlowestOnly = 1 << 30;       // as micro-batches: the objective is the slowest stage
+constexpr int64_t kNotOnce = int64_t{1} << 50;  // as micro-batches: what is once per iteration does not count
+
+class CalibratedBound {
+ public:
+  CalibratedBound(const CostModel& model, const SearchRequest& request, int32_t micro_batch, Workers* workers,
+                  const std::function<bool()>& interrupted)
+      : model_(model),
+        micro_batch_(micro_batch),
+        micro_batches_(request.global_batch / micro_batch),
+        blocking_(1 - model.pipeline().transfer_overlap),
+        workers_(workers),
+        interrupted_(interrupted) {
+    const int32_t most = std::min(model.cluster().gpus(), model.ops().size());
+    all_ = {request.min_stages, request.max_stages == 0 ? most : std::min(request.max_stages, most)};
+  }
+
+  // No plan with this micro-batch is faster than the result, or than `upper_us`.
+  double Below(double upper_us) {
+    const double slowest_us = BySlowest(upper_us);
+    if (slowest_us >= upper_us || model_.pipeline().schedule != PipelineSchedule::kOneForwardOneBackward) return slowest_us;
+    // Numbers of stages in groups; the group with the least bound is divided until it is one number.
+    std::vector<Group> groups = {{all_.first, all_.last, std::max(slowest_us, BySum(all_, upper_us))}};
+    const auto less = [](const Group& a, const Group& b) { return a.bound_us < b.bound_us; };
+    while (!was_interrupted_) {
+      const auto least = std::min_element(groups.begin(), groups.end(), less);
+      if (least->first == least->last || least->bound_us >= upper_us || passes_ + 2 > kMostPasses) break;
+      const int32_t middle = (least->first + least->last) / 2;
+      Group low{least->first, middle}, high{middle + 1, least->last};
+      const double known_us = least->bound_us;
+      for (Group* group : {&low, &high}) group->bound_us = std::max(known_us, BySum(*group, upper_us));
+      *least = low;
+      groups.push_back(high);
+    }
+    return std::min_element(groups.begin(), groups.end(), less)->bound_us;
+  }
+  bool was_interrupted() const { return was_interrupted_; }
+
+ private:
+  struct Group {  // of numbers of stages
+    int32_t first = 1, last = 1;
+    double bound_us = 0;
+  };
+
+  // The least objective of the programme over stage times with `blocking` of their messages, up to `most_us`.
+  double Solve(const Group& stages, int64_t weight, double blocking, double most_us) {
+    ++passes_;
+    StageProgramme programme(model_, micro_batch_, weight, {.min_stages = stages.first, .max_stages = stages.last});
+    if (programme.FloorUs() > most_us) return most_us;
+    const BoundOracle oracle(programme, CalibratedTerms(model_, micro_batches_, blocking), kNotOnce);
+    const auto cuts = programme.Solve(oracle, most_us, workers_, interrupted_, nullptr, 0, kTolerance);
+    was_interrupted_ = was_interrupted_ || programme.was_interrupted();
+    return cuts ? std::min(cuts->objective_us, most_us) : most_us;
+  }
+
+  double BySlowest(double upper_us) {
+    // (weight - 1) T + sum is at most `times` T.
+    const double times = static_cast<double>(kSlowestOnly - 1 + all_.last), all = static_cast<double>(micro_batches_);
+    return Solve(all_, kSlowestOnly, blocking_, upper_us / all * times) / times * all;
+  }
+
+  // share (2 sum + (N - 1 - S) T) + (1 - share) N T = 2 share (sum + (weight - 1) T). The weight must be whole.
+  double BySum(const Group& stages, double upper_us) {
+    const int64_t last = stages.last;
+    if (micro_batches_ <= last) return 0;
+    const int64_t weight = (micro_batches_ + 2 - last) / 2;
+    const double share = static_cast<double>(micro_batches_) / static_cast<double>(2 * weight - 1 + last);
+    return Solve(stages, weight, blocking_ / 2, upper_us / (2 * share)) * 2 * share;
+  }
+
+  const CostModel& model_;
+  int32_t micro_batch_;
+  int64_t micro_batches_;
+  double blocking_;
+  Workers* workers_;
+  const std::function<bool()>& interrupted_;
+  Group all_;
+  int32_t passes_ = 0;
+  bool was_interrupted_ = false;
 };
 
 }  // namespace
 
 double LowerBoundBelow(const CostModel& model, const SearchRequest& request, double upper_ms, Workers* workers,
                        const std::function<bool()>& interrupted) {
-  // Other models are not sums over ops in the way that this bound needs.
-  if (model.name() != "parity") return 0;
   double bound_us = upper_ms * 1000;
+  if (model.name() == "calibrated") {
+    if (!model.cluster().groups.empty()) return 0;  // times of ops depend on the devices
+    for (const int32_t micro_batch : request.micro_batches) {
+      CalibratedBound bound(model, request, micro_batch, workers, interrupted);
+      bound_us = std::min(bound_us, bound.Below(bound_us));
+      if (bound.was_interrupted()) return 0;
+    }
+    return bound_us < kNever ? bound_us * (1 - kTolerance) / 1000 : 0;
+  }
+  if (model.name() != "parity") return 0;
   const StageBounds bounds{.min_stages = request.min_stages, .max_stages = request.max_stages};
   for (const int32_t micro_batch : request.micro_batches) {
     StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
     if (programme.FloorUs() > bound_us) continue;
-    const BoundOracle oracle(programme);
+    const BoundOracle oracle(programme, ParityTerms(programme), programme.micro_batches());
     const std::optional<CutSolution> cuts = programme.Solve(oracle, bound_us, workers, interrupted, nullptr, 0, kTolerance);
     if (programme.was_interrupted()) return 0;
     if (cuts) bound_us = std::min(bound_us, cuts->objective_us);
