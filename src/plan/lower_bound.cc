@@ -16,8 +16,11 @@
 //   iteration >= sum before + N T + 2 s - q T = sum(t) + (N - 1 - q) T + s.
 // As s = q T - (what the stages behind are faster than T), and all stages together are faster by S T - sum(t), (2) follows. Each
 // edge is passed at least once each way but for those of stage i, and half of a message for either end is no more than that; what
-// is counted of stage i's own edges beyond it is less than the other half of its N - q messages. A mean of (1) and (2) is a bound
-// too, and has the form that the stage programme minimises.
+// is counted of stage i's own edges beyond it is less than the other half of its N - q messages.
+//   (3) 1F1B with any N: iteration >= sum(t) + (N - 1) / 2 T.
+// With few micro-batches the two waits may be one, which is at least their mean: s - w T / 2, where w, the passes that there are
+// to do meanwhile, is at most N - 1. A mean of (1) and (2) or (3) is a bound too, and has the form that the stage programme
+// minimises.
 #include "plan/lower_bound.h"
 
 #include <algorithm>
@@ -285,9 +288,10 @@ Terms CalibratedTerms(const CostModel& model, int64_t micro_batches, double bloc
 
 // --- The calibrated model ---
 
-constexpr int32_t kMostPasses = 16;             // programmes that may be solved for one micro-batch
-constexpr int64_t kSlowestOnly = 1 << 30;       // as micro-batches: the objective is the slowest stage
-constexpr int64_t kNotOnce = int64_t{1} << 50;  // as micro-batches: what is once per iteration does not count
+constexpr int32_t kMostPasses = 8;                // programmes that may be solved for one micro-batch
+constexpr int64_t kMostEvaluations = 50'000'000;  // of all of them; the first one is always solved
+constexpr int64_t kSlowestOnly = 1 << 30;         // as micro-batches: the objective is the slowest stage
+constexpr int64_t kNotOnce = int64_t{1} << 50;    // as micro-batches: what is once per iteration does not count
 
 class CalibratedBound {
  public:
@@ -307,18 +311,27 @@ class CalibratedBound {
   double Below(double upper_us) {
     const double slowest_us = BySlowest(upper_us);
     if (slowest_us >= upper_us || model_.pipeline().schedule != PipelineSchedule::kOneForwardOneBackward) return slowest_us;
-    // Numbers of stages in groups; the group with the least bound is divided until it is one number.
-    std::vector<Group> groups = {{all_.first, all_.last, std::max(slowest_us, BySum(all_, upper_us))}};
+    // Numbers of stages in groups. The one with the least bound is looked at: first as a whole, then it is divided.
+    std::vector<Group> groups;
+    for (int32_t last = 2; groups.empty() || groups.back().last < all_.last; last *= 2) {
+      const int32_t first = groups.empty() ? all_.first : groups.back().last + 1;
+      if (last >= first) groups.push_back({first, std::min(last, all_.last), slowest_us, false});
+    }
     const auto less = [](const Group& a, const Group& b) { return a.bound_us < b.bound_us; };
     while (!was_interrupted_) {
-      const auto least = std::min_element(groups.begin(), groups.end(), less);
-      if (least->first == least->last || least->bound_us >= upper_us || passes_ + 2 > kMostPasses) break;
-      const int32_t middle = (least->first + least->last) / 2;
-      Group low{least->first, middle}, high{middle + 1, least->last};
-      const double known_us = least->bound_us;
-      for (Group* group : {&low, &high}) group->bound_us = std::max(known_us, BySum(*group, upper_us));
-      *least = low;
-      groups.push_back(high);
+      Group& least = *std::min_element(groups.begin(), groups.end(), less);
+      const Group group = least;
+      if (group.bound_us >= upper_us || passes_ >= kMostPasses || evaluations_ >= kMostEvaluations ||
+          (group.is_known && group.first == group.last))
+        break;
+      if (!group.is_known) {
+        least.bound_us = std::max(group.bound_us, BySum(group, upper_us));
+        least.is_known = true;
+        continue;
+      }
+      const int32_t middle = (group.first + group.last) / 2;
+      least = {group.first, middle, group.bound_us, false};
+      groups.push_back({middle + 1, group.last, group.bound_us, false});
     }
     return std::min_element(groups.begin(), groups.end(), less)->bound_us;
   }
@@ -328,6 +341,7 @@ class CalibratedBound {
   struct Group {  // of numbers of stages
     int32_t first = 1, last = 1;
     double bound_us = 0;
+    bool is_known = false;  // bound_us is its own, and not only that of more numbers
   };
 
   // The least objective of the programme over stage times with `blocking` of their messages, up to `most_us`.
@@ -337,6 +351,7 @@ class CalibratedBound {
     if (programme.FloorUs() > most_us) return most_us;
     const BoundOracle oracle(programme, CalibratedTerms(model_, micro_batches_, blocking), kNotOnce);
     const auto cuts = programme.Solve(oracle, most_us, workers_, interrupted_, nullptr, 0, kTolerance);
+    evaluations_ += programme.evaluations();
     was_interrupted_ = was_interrupted_ || programme.was_interrupted();
     return cuts ? std::min(cuts->objective_us, most_us) : most_us;
   }
@@ -347,13 +362,18 @@ class CalibratedBound {
     return Solve(all_, kSlowestOnly, blocking_, upper_us / all * times) / times * all;
   }
 
-  // share (2 sum + (N - 1 - S) T) + (1 - share) N T = 2 share (sum + (weight - 1) T). The weight must be whole.
+  // Means of (1) with (2), or with (3) if there are too few micro-batches for it. Weights must be whole.
   double BySum(const Group& stages, double upper_us) {
-    const int64_t last = stages.last;
-    if (micro_batches_ <= last) return 0;
-    const int64_t weight = (micro_batches_ + 2 - last) / 2;
-    const double share = static_cast<double>(micro_batches_) / static_cast<double>(2 * weight - 1 + last);
-    return Solve(stages, weight, blocking_ / 2, upper_us / (2 * share)) * 2 * share;
+    const int64_t last = stages.last, all = micro_batches_;
+    if (all > last) {  // share (2 sum + (N - 1 - S) T) + (1 - share) N T = 2 share (sum + (weight - 1) T)
+      const int64_t weight = (all + 2 - last) / 2;
+      const double share = static_cast<double>(all) / static_cast<double>(2 * weight - 1 + last);
+      return Solve(stages, weight, blocking_ / 2, upper_us / (2 * share)) * 2 * share;
+    }
+    // share (sum + (N - 1) / 2 T) + (1 - share) N T = share (sum + (weight - 1) T)
+    const int64_t weight = 1 + all / 2;
+    const double share = all % 2 != 0 ? 1 : static_cast<double>(2 * all) / static_cast<double>(2 * all + 1);
+    return Solve(stages, weight, blocking_ / 2, upper_us / share) * share;
   }
 
   const CostModel& model_;
@@ -364,6 +384,7 @@ class CalibratedBound {
   const std::function<bool()>& interrupted_;
   Group all_;
   int32_t passes_ = 0;
+  int64_t evaluations_ = 0;
   bool was_interrupted_ = false;
 };
 

@@ -49,6 +49,7 @@ TEST(LowerBound, HoldsForEveryPipelineThatIsPlayed) {
     }
     const double makespan = SimulatePipeline(spec).makespan_us + 1e-3;
     ASSERT_LE(n * slowest, makespan) << round;
+    ASSERT_LE(sum + (n - 1) / 2 * slowest_half, makespan) << round;
     if (spec.micro_batches > stages) {
       ASSERT_LE(2 * sum + (n - 1 - s) * slowest_half, makespan) << round;
       by_sum += 2 * sum + (n - 1 - s) * slowest_half > n * slowest;
