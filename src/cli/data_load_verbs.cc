@@ -41,6 +41,7 @@ data::PacedSourceStats Less(data::PacedSourceStats now, const data::PacedSourceS
   now.model.ops -= before.model.ops;
   now.model.bytes -= before.model.bytes;
   now.waited -= before.waited;
+  now.beyond -= before.beyond;
   return now;
 }
 
@@ -188,6 +189,10 @@ class DataLoadVerb : public DataVerb {
       }
       fmt::print("\n");
     }
+    if (source_->paced() != nullptr && paced_.beyond > 0.1 * paced_.waited) {
+      fmt::print("the real disk is slower than '{}': reads waited {:.2f} s for the model and {:.2f} s beyond it\n", wrap_.storage,
+                 absl::ToDoubleSeconds(paced_.waited), absl::ToDoubleSeconds(paced_.beyond));
+    }
     if (!socket_.empty()) fmt::print("this job prepared {} batches for all\n", prepared_);
     if (skipped_ > 0) fmt::print("{} samples left out; the first: {}\n", skipped_, errors_.empty() ? "" : errors_[0]);
   }
@@ -210,7 +215,8 @@ class DataLoadVerb : public DataVerb {
       if (source_->paced() != nullptr) {
         json["storage"] = {{"ops", report.paced.model.ops},
                            {"bytes", report.paced.model.bytes},
-                           {"waited_s", absl::ToDoubleSeconds(report.paced.waited)}};
+                           {"waited_s", absl::ToDoubleSeconds(report.paced.waited)},
+                           {"beyond_s", absl::ToDoubleSeconds(report.paced.beyond)}};
       }
       epochs.push_back(std::move(json));
     }
