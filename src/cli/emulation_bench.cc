@@ -237,7 +237,8 @@ StatusOr<PacingBenchResult> RunPacingBench(const PacingBenchOptions& options,
     return InvalidArgument("--threads is {}; allowed: -1 (none) to 256", options.decode_threads);
   }
   if (options.in_flight < 0 || options.in_flight > kMostInFlight) {
-    return InvalidArgument("--in-flight is {}; allowed: 1 to {}, or 0 for about 50 ms of steps", options.in_flight, kMostInFlight);
+    return InvalidArgument("--in-flight is {}; allowed: 1 to {}, or 0 for about 50 ms of steps", options.in_flight,
+                           kMostInFlight);
   }
   PacingBenchResult result;
   result.cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

@@ -1,3 +1,5 @@
+#include "cli/emulation_bench.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,7 +10,6 @@
 #include "base/fd.h"
 #include "base/testing.h"
 #include "cli/command_line.h"
-#include "cli/emulation_bench.h"
 
 namespace tidepool::cli {
 namespace {

@@ -60,8 +60,9 @@ class BenchPacingVerb : public Verb {
                  {"decode_threads", result.decode_threads},
                  {"steps_each", result.steps},
                  {"steps", Json::array()}};
-    std::vector<std::vector<std::string>> table = {{"step", "ahead", "drift", "of the total", "on the timeline", "naive sleep", "late p50",
-                                                    "late p99", "late max", "host-limited", "utilisation", "busy", "images/s"}};
+    std::vector<std::vector<std::string>> table = {{"step", "ahead", "drift", "of the total", "on the timeline", "naive sleep",
+                                                    "late p50", "late p99", "late max", "host-limited", "utilisation", "busy",
+                                                    "images/s"}};
     for (const PacingStep& row : result.rows) {
       json["steps"].push_back(
           {{"target_ms", row.target_ms},
@@ -76,8 +77,9 @@ class BenchPacingVerb : public Verb {
            {"utilisation", OrNull(options_.fed_steps > 0, row.utilisation)},
            {"busy_share", OrNull(options_.fed_steps > 0, row.busy_share)},
            {"images_per_s", row.images_per_s}});
-      table.push_back({fmt::format("{} ms", row.target_ms), fmt::format("{}", row.in_flight), fmt::format("{:.4f} %", row.error * 100),
-                       fmt::format("{:.4f} %", row.total_error * 100), fmt::format("{:.4f} %", row.timeline_error * 100),
+      table.push_back({fmt::format("{} ms", row.target_ms), fmt::format("{}", row.in_flight),
+                       fmt::format("{:.4f} %", row.error * 100), fmt::format("{:.4f} %", row.total_error * 100),
+                       fmt::format("{:.4f} %", row.timeline_error * 100),
                        options_.naive_steps > 0 ? fmt::format("{:.2f} %", row.naive_error * 100) : "-",
                        tidepool::FormatDuration(row.lateness_p50), tidepool::FormatDuration(row.lateness_p99),
                        tidepool::FormatDuration(row.lateness_max), row.host_limited ? "yes" : "no",
