@@ -101,7 +101,6 @@ class DataLoadVerb : public DataVerb {
     TIDEPOOL_RETURN_IF_ERROR(wrap_.Validate());
     TIDEPOOL_RETURN_IF_ERROR(partition_options_.Validate(wrap_));
     if (!partition_options_.partitioned() && fill_) return InvalidArgument("--fill without --peers");
-    if (linger_ < absl::ZeroDuration()) return InvalidArgument("--linger {}; allowed: 0 or more", absl::FormatDuration(linger_));
     if (epochs_ < 1 || threads_ < 0 || threads_ > 256) {
       return InvalidArgument("{} epochs on {} threads; allowed: 1 or more, on 0 (the cores) to 256", epochs_, threads_);
     }
@@ -114,6 +113,7 @@ class DataLoadVerb : public DataVerb {
       fmt::print(stderr, "node {} of {} answers at {}\n", partition_options_.node, partition_options_.peers.size(),
                  source_->partition()->address());
       if (fill_) TIDEPOOL_RETURN_IF_ERROR(source_->partition()->Fill(absl::InfiniteFuture(), context.stopped));
+      partition_ = source_->partition()->stats();  // what filled it is no part of the first epoch
     }
     TIDEPOOL_RETURN_IF_ERROR(socket_.empty() ? RunAlone(context) : RunShared(context));
     if (source_->partition() != nullptr) Linger(context);
@@ -200,10 +200,7 @@ class DataLoadVerb : public DataVerb {
     partition_ = source_->partition()->stats();
   }
 
-  void Begin() {
-    epoch_start_ = MonotonicNanos();
-    if (source_->partition() != nullptr) partition_ = source_->partition()->stats();  // without what filled it
-  }
+  void Begin() { epoch_start_ = MonotonicNanos(); }
   void End(absl::Duration waited) {
     EpochReport& report = reports_.back();
     const int64_t now = MonotonicNanos();

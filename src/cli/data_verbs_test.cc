@@ -176,7 +176,6 @@ TEST_F(DataVerbs, LoadOverSeveralNodesSaysWhatIsWrongWithItsArguments) {
   EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0,-", "--node", "1"}), HasSubstr("no address for node 1, which is this one"));
   EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0,localhost:1"}), HasSubstr("node 1: address 'localhost:1'; allowed: a numeric"));
   EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0", "--peer-limit", "0s"}), HasSubstr("request_limit 0"));
-  EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0", "--linger=-1s"}), HasSubstr("--linger -1s; allowed: 0 or more"));
 }
 
 TEST_F(DataVerbs, LoadAndShareSayWhatIsWrongWithTheirArguments) {

@@ -68,7 +68,7 @@ TEST(BenchPacing, LaunchesAboutFiftyMillisecondsAheadWithinTheQueueOfAStream) {
   EXPECT_EQ(StepsInFlight(20), 3);
   EXPECT_EQ(StepsInFlight(1e6), 2);
   const auto result = RunPacingBench(
-      {.targets_ms = {0.01}, .steps = 600, .naive_steps = 0, .fed_steps = 0, .decode_threads = -1, .in_flight = 256},
+      {.targets_ms = {0.01}, .steps = 600, .naive_steps = 0, .fed_steps = 0, .in_flight = 256, .decode_threads = -1},
       [](const std::string&) {}, [] { return false; });
   ASSERT_TRUE(result.ok()) << ToString(result.status());
   EXPECT_EQ(result->rows[0].in_flight, 256);

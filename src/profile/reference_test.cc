@@ -130,7 +130,7 @@ TEST_F(Reference, ABundleOfAFewBatchesPredictsTheOthersWithinThreePercentIfItHas
   for (const char* gpu : {"P100", "V100"}) {
     const Bundle all = ByBatch(gpu, "yes", gpu == std::string("P100") ? "p100" : "v100");
     const std::map<std::string, double> middles = ErrorsFrom(all, IsPowerOrMiddle), both = ErrorsFrom(all, IsPowerOrOneMore);
-    ASSERT_GE(both.size(), 3u) << gpu;
+    ASSERT_GE(both.size(), 2u) << gpu;
     ASSERT_EQ(both.size(), middles.size());
     for (const auto& [model, error] : both) {
       std::cout << fmt::format("{} {:<14} mean error {:.2f} % from powers of two and one more, {:.2f} % from their middles\n",
