@@ -49,11 +49,14 @@ bool Better(const RankedPlan& a, const RankedPlan& b) {
 
 }  // namespace
 
-StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchRequest& request, const MakeStagePlanner& make) {
+StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchRequest& request, const MakeStagePlanner& make,
+                                         const StageBounds& where) {
   const SearchLimits limits(request);
   Workers workers(request.threads);
   SearchResult result;
-  StageBounds bounds{.min_stages = request.min_stages, .max_stages = request.max_stages};
+  StageBounds bounds = where;
+  bounds.min_stages = request.min_stages;
+  bounds.max_stages = request.max_stages;
   bool over = false;
   const auto stop = [&](int64_t evaluations) {
     if (limits.wall_is_over()) result.hit_wall_limit = true;
@@ -131,6 +134,7 @@ StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchReq
                             result.hit_budget ? fmt::format("budget of {} evaluations", request.budget)
                                               : fmt::format("wall limit of {:.1f} s", absl::ToDoubleSeconds(request.wall_limit)));
   }
+  if (!where.cuts.empty() || !where.corridor.empty()) return ResourceExhausted("no plan fits with stages that begin where they may");
   return NothingFits(model, request);
 }
 
