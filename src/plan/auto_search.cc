@@ -22,11 +22,11 @@ Status PolishAll(const CostModel& model, const SearchRequest& request, const Sea
     result->evaluations += polished.evaluations;
     if (polished.best.cost.fits && polished.best.cost.iteration_ms < plan.cost.iteration_ms) plan = std::move(polished.best);
   }
-  std::stable_sort(result->plans.begin(), result->plans.end(), [](const RankedPlan& a, const RankedPlan& b) {
-    return a.cost.iteration_ms < b.cost.iteration_ms;
-  });
+  std::stable_sort(result->plans.begin(), result->plans.end(),
+                   [](const RankedPlan& a, const RankedPlan& b) { return a.cost.iteration_ms < b.cost.iteration_ms; });
   if (result->best_ms() < before_ms) {
-    result->notes.push_back(fmt::format("primitives made the plan of op-dp {:.3f} % faster", 100 * (1 - result->best_ms() / before_ms)));
+    result->notes.push_back(
+        fmt::format("primitives made the plan of op-dp {:.3f} % faster", 100 * (1 - result->best_ms() / before_ms)));
   }
   return {};
 }

@@ -52,8 +52,8 @@ void UniformPlanner::FillBlock(const StageProgramme& programme, int32_t size, do
           double& us = block->us[(static_cast<size_t>(q - block->q_lo) * kinds + kind) * lengths + (length - block->lo)];
           if (plain_us > limit_us || plain_us >= us) continue;  // recomputing makes it no faster
           if (!known || groups_[kind] != groups_[kind - 1]) {
-            RecomputeResult chosen = ChooseRecomputeUniform(model, first, count, split, programme.micro_batch(), place,
-                                                            programme.limit_mib(kind));
+            RecomputeResult chosen =
+                ChooseRecomputeUniform(model, first, count, split, programme.micro_batch(), place, programme.limit_mib(kind));
             totals = chosen.totals;
             fits = chosen.fits;
             known = true;

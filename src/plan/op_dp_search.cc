@@ -98,9 +98,8 @@ StatusOr<SearchResult> SearchOpDp(const CostModel& model, const SearchRequest& r
     rest.wall_limit = std::max(absl::Milliseconds(1), request.wall_limit - absl::Seconds(limits.seconds()));
     plan = WithBestCuts(model, rest, std::move(plan), &*result);
   }
-  std::stable_sort(result->plans.begin(), result->plans.end(), [](const RankedPlan& a, const RankedPlan& b) {
-    return a.cost.iteration_ms < b.cost.iteration_ms;
-  });
+  std::stable_sort(result->plans.begin(), result->plans.end(),
+                   [](const RankedPlan& a, const RankedPlan& b) { return a.cost.iteration_ms < b.cost.iteration_ms; });
   result->notes.push_back(fmt::format("stages were first cut at {} of {} ops, then moved to the best ops near those",
                                       where.cuts.size(), model.ops().size()));
   result->seconds = limits.seconds();

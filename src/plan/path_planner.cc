@@ -59,7 +59,8 @@ class PathTable {
             us = std::min(us, slow_us + (fast_us - slow_us) * mixture.share);
           }
           if (us > limit_us_) continue;
-          block->us[(static_cast<size_t>(q - block->q_lo) * programme_.kinds() + kind) * block->lengths() + (length - block->lo)] =
+          block
+              ->us[(static_cast<size_t>(q - block->q_lo) * programme_.kinds() + kind) * block->lengths() + (length - block->lo)] =
               us;
         }
       }

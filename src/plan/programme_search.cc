@@ -134,7 +134,8 @@ StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchReq
                             result.hit_budget ? fmt::format("budget of {} evaluations", request.budget)
                                               : fmt::format("wall limit of {:.1f} s", absl::ToDoubleSeconds(request.wall_limit)));
   }
-  if (!where.cuts.empty() || !where.corridor.empty()) return ResourceExhausted("no plan fits with stages that begin where they may");
+  if (!where.cuts.empty() || !where.corridor.empty())
+    return ResourceExhausted("no plan fits with stages that begin where they may");
   return NothingFits(model, request);
 }
 

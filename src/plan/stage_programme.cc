@@ -214,8 +214,10 @@ void StageProgramme::SetBands() {
     band_hi_[gpus] = static_cast<int32_t>(last - most.begin()) - 1;
     if (bounds_.corridor.empty()) continue;
     const auto [lowest, highest] = bounds_.corridor[gpus];
-    band_lo_[gpus] = std::max(band_lo_[gpus], static_cast<int32_t>(std::lower_bound(op_at_.begin(), op_at_.end(), lowest) - op_at_.begin()));
-    band_hi_[gpus] = std::min(band_hi_[gpus], static_cast<int32_t>(std::upper_bound(op_at_.begin(), op_at_.end(), highest) - op_at_.begin()) - 1);
+    band_lo_[gpus] =
+        std::max(band_lo_[gpus], static_cast<int32_t>(std::lower_bound(op_at_.begin(), op_at_.end(), lowest) - op_at_.begin()));
+    band_hi_[gpus] = std::min(band_hi_[gpus],
+                              static_cast<int32_t>(std::upper_bound(op_at_.begin(), op_at_.end(), highest) - op_at_.begin()) - 1);
   }
 }
 
