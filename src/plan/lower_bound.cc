@@ -15,7 +15,7 @@ namespace tidepool::plan {
 namespace {
 
 constexpr double kLeastLambda = 0.01, kLambdaRatio = 1.6;
-constexpr int32_t kLambdas = 20;
+constexpr int32_t kLambdas = 20, kFewLambdas = 4;
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 constexpr double kTolerance = 1e-4;  // the bound is made this much weaker, to save passes
 
@@ -127,12 +127,14 @@ class BoundFront {
   std::vector<double> now_, next_;  // [state][lane]
 };
 
-std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi) {
+// `every`: of the prices.
+std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi, int32_t every) {
   std::vector<Lane> lanes = {{0, 1, false}};
   for (size_t i = 0; i < std::size(kWaiting) && kWaiting[i] <= waiting_hi; ++i) {
     if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
-    for (int32_t k = 0; k < kLambdas; ++k) {
+    for (int32_t k = every / 2; k < kLambdas; k += every) {
       for (const bool with_weights : {false, true}) {
+        if (with_weights && every > 1) continue;
         lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i]), with_weights});
       }
     }
@@ -210,7 +212,8 @@ class BoundTable {
 
 class BoundOracle : public StageOracle {
  public:
-  explicit BoundOracle(const StageProgramme& programme) {
+  // With every n-th price only the bound is weaker, and quicker to find.
+  BoundOracle(const StageProgramme& programme, int32_t every) : every_(every) {
     for (const int32_t size : programme.sizes()) {
       splits_.emplace_back(programme.model(), size, programme.micro_batch(), programme.micro_batches());
     }
@@ -218,12 +221,13 @@ class BoundOracle : public StageOracle {
 
   void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override {
     const ClassExtent extent = ExtentOf(*blocks);
-    const BoundFront front(programme.model(), splits_[size], LanesFor(extent.q_lo + 1, extent.q_hi + 1));
+    const BoundFront front(programme.model(), splits_[size], LanesFor(extent.q_lo + 1, extent.q_hi + 1, every_));
     BoundTable table(programme, splits_[size], limit_us, front.lanes());
     WindowWalk<BoundFront, BoundTable>(programme, blocks, &table).Run(front);
   }
 
  private:
+  int32_t every_;
   std::vector<OpSplits> splits_;  // [size]
 };
 
@@ -236,11 +240,16 @@ double LowerBoundBelow(const CostModel& model, const SearchRequest& request, dou
   double bound_us = upper_ms * 1000;
   const StageBounds bounds{.min_stages = request.min_stages, .max_stages = request.max_stages};
   for (const int32_t micro_batch : request.micro_batches) {
-    StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
-    if (programme.FloorUs() > bound_us) continue;
-    const BoundOracle oracle(programme);
-    const std::optional<CutSolution> cuts = programme.Solve(oracle, bound_us, workers, interrupted, nullptr, 0, kTolerance);
-    if (programme.was_interrupted()) return 0;
+    // A weak bound shows of most micro-batches that they have nothing to offer.
+    std::optional<CutSolution> cuts;
+    for (const int32_t every : {kFewLambdas, 1}) {
+      StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
+      if (programme.FloorUs() > bound_us) break;
+      programme.Expect(programme.Cap(bound_us));
+      cuts = programme.Solve(BoundOracle(programme, every), bound_us, workers, interrupted, nullptr, 0, kTolerance);
+      if (programme.was_interrupted()) return 0;
+      if (!cuts) break;
+    }
     if (cuts) bound_us = std::min(bound_us, cuts->objective_us);
   }
   return bound_us < kNever ? bound_us * (1 - kTolerance) / 1000 : 0;

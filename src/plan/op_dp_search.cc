@@ -20,33 +20,6 @@ StatusOr<SearchResult> SearchWith(const CostModel& model, const SearchRequest& r
       model, request, [](const StageProgramme& programme) { return std::make_unique<PathPlanner>(programme); }, where);
 }
 
-// The same ops of every repeat, the repeat's first among them; some of what repeats nowhere.
-std::vector<int32_t> SomeCuts(const OpList& ops) {
-  std::vector<int32_t> cuts = {0};
-  int32_t single = ops.size(), repeats = 0;
-  for (const Segment& segment : ops.segments) {
-    single -= segment.end() - segment.first;
-    repeats += (segment.end() - segment.first) / segment.period;
-  }
-  const int32_t step = 1 + single / kMostCuts;
-  const int32_t per_repeat = std::max(1, (kMostCuts - single / step) / std::max(1, repeats));
-  const Segment* segment = nullptr;
-  for (int32_t op = 0; op < ops.size(); ++op) {
-    for (const Segment& other : ops.segments) {
-      if (other.first == op) segment = &other;
-    }
-    if (segment != nullptr && op >= segment->end()) segment = nullptr;
-    bool taken = op % step == 0;
-    if (segment != nullptr) {
-      // Equally many ops apart, from the period's first on.
-      const int32_t phase = (op - segment->first) % segment->period, wanted = std::min(per_repeat, segment->period);
-      taken = phase == 0 || phase * wanted / segment->period != (phase - 1) * wanted / segment->period;
-    }
-    if (taken && op > 0) cuts.push_back(op);
-  }
-  return cuts;
-}
-
 // Around the cuts of a plan; between them, where the same share of the stage's ops would lie.
 std::vector<std::pair<int32_t, int32_t>> CorridorOf(const OpList& ops, const Plan& plan, int32_t gpus) {
   std::vector<std::pair<int32_t, int32_t>> corridor(gpus + 1);
@@ -88,7 +61,7 @@ RankedPlan WithBestCuts(const CostModel& model, const SearchRequest& request, Ra
 StatusOr<SearchResult> SearchOpDp(const CostModel& model, const SearchRequest& request) {
   const SearchLimits limits(request);
   StageBounds where;
-  if (model.ops().size() > kAllCuts) where.cuts = SomeCuts(model.ops());
+  if (model.ops().size() > kAllCuts) where.cuts = SomeCuts(model.ops(), kMostCuts);
   StatusOr<SearchResult> result = SearchWith(model, request, where);
   // Its table is made of estimates. Where all that they promise falls through, the exact search has the word.
   if (result.status().code() == StatusCode::kResourceExhausted) return SearchExact(model, request);

@@ -537,9 +537,14 @@ double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Worker
   prepared_ = true;
   if (!(FloorUs() < kNever)) return kNever;
   const double base = work_us_[points_] / gpus_;
+  std::vector<double> limits;
+  if (expected_us_ > 0) limits.push_back(expected_us_);
   for (const double factor : {1.04, 1.12, 1.3, 1.7, 2.5, 5.0, 20.0, kNever}) {
-    const bool last = base * factor >= most_us;
-    Limit(last ? most_us : base * factor);
+    if (base * factor > expected_us_ * 1.04) limits.push_back(base * factor);
+  }
+  for (const double limit : limits) {
+    const bool last = limit >= most_us;
+    Limit(std::min(limit, most_us));
     Fill(oracle, workers);
     least_slowest_us_ = Pass<false>(limit_us_, workers).us;
     if (last || least_slowest_us_ < kNever) break;

@@ -113,6 +113,8 @@ class StageProgramme {
   // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
   double FloorUs() const;
 
+  // The slowest stage of a plan that is known to be possible: Prepare begins there instead of feeling its way from below.
+  void Expect(double slowest_us) { expected_us_ = slowest_us; }
   // Fills the table as far as the slowest stage of some plan needs it, but not above `most_us`. The objective of a good plan, or
   // infinite.
   double Prepare(const StageOracle& oracle, double most_us, Workers* workers, const std::function<bool()>& interrupted);
@@ -197,6 +199,7 @@ class StageProgramme {
   std::vector<int32_t> class_of_, segment_end_;                    // of a start
 
   double limit_us_ = 0;
+  double expected_us_ = 0;  // 0: not known
   bool prepared_ = false;
   double least_slowest_us_ = kNever;             // of Prepare
   double tolerance_ = 0;                         // solutions that are better by a smaller part are not looked for
