@@ -171,8 +171,9 @@ class ProgrammeSearch {
         return EffectiveUs(model_.CostAt(totals, cut.place), programme->micro_batches());
       };
     }
-    return programme->Solve(planner->oracle(), bound_us, &workers_, [&] { return Stop(programme->evaluations()); }, actual,
-                            planner->rounds(), planner->tolerance());
+    return programme->Solve(
+        planner->oracle(), bound_us, &workers_, [&] { return Stop(programme->evaluations()); }, actual, planner->rounds(),
+        planner->tolerance());
   }
 
   const CostModel& model_;
