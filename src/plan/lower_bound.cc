@@ -17,7 +17,7 @@ namespace {
 constexpr double kLeastLambda = 0.01, kLambdaRatio = 1.6;
 constexpr int32_t kLambdas = 20, kFewLambdas = 4;
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
-constexpr double kTolerance = 1e-4;  // the bound is made this much weaker, to save passes
+constexpr double kTolerance = 2e-5;  // the bound is made this much weaker, to save passes
 
 struct Lane {
   double lambda = 0, waiting = 1;

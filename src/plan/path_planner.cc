@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "plan/recompute_rule.h"
 #include "plan/window_walk.h"
 
 namespace tidepool::plan {
@@ -216,7 +217,17 @@ StagePtr PathPlanner::MakeStage(const StageProgramme& programme, const CutStage&
     }
     if (faster.empty() || faster.back() != path) faster.push_back(std::move(path));
   }
-  if (best.stage == nullptr) return nullptr;
+  // One split for all ops, recomputation by the published rule: what the exact search would take.
+  for (const OpChoice& split : model.SplitsOf(cut.gpus, programme.micro_batch())) {
+    const RecomputeResult rule =
+        ChooseRecomputeUniform(model, cut.first, count, split, programme.micro_batch(), cut.place, limit_mib);
+    if (!rule.fits) continue;
+    StagePtr stage = Stage::MakeUniform(cut.first, count, split);
+    if (!rule.flags.empty()) stage = stage->WithRecompute(rule.flags);
+    double us = 0;
+    if (price(stage, &us) && us < best.us) best = {us, stage};
+  }
+  if (best.stage == nullptr || fitting.empty()) return best.stage;
   // One path up to some op, the other from there on.
   for (size_t i = faster.size(); i-- > 0 && faster.size() - i <= kMixes;) {
     for (int32_t at = 1; at < count; ++at) {

@@ -22,8 +22,8 @@ class PathPlanner : public StagePlanner, private StageOracle {
  public:
   explicit PathPlanner(const StageProgramme& programme);
   const StageOracle& oracle() const override { return *this; }
-  int32_t rounds() const override { return 6; }
-  double tolerance() const override { return 1e-4; }
+  int32_t rounds() const override { return 24; }
+  double tolerance() const override { return 3e-5; }
   StagePtr StageOf(const StageProgramme& programme, const CutStage& cut) override;
   const OpSplits& splits(int32_t size) const { return *splits_[size]; }
 
