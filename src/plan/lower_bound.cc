@@ -165,7 +165,7 @@ class PriceUse {
 
  private:
   static constexpr double kMostUses = 0.98;
-  std::array<std::atomic<int64_t>, std::size(kWaiting) * kPrices> counts_ = {};
+  std::array<std::atomic<int64_t>, std::size(kWaiting)* kPrices> counts_ = {};
 };
 
 // `use`: only prices that were useful; null: all.

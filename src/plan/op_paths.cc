@@ -182,7 +182,8 @@ void PathEnds::Resize(int32_t lanes) {
   last_split.resize(lanes);
 }
 
-TIDEPOOL_PLAN_WIDE void JoinEnds(const OpSplits& splits, const PathEnds& head, const PathEnds& tail, int32_t position, PathEnds* joined) {
+TIDEPOOL_PLAN_WIDE void JoinEnds(const OpSplits& splits, const PathEnds& head, const PathEnds& tail, int32_t position,
+                                 PathEnds* joined) {
   const int32_t lanes = head.lanes();
   joined->Resize(lanes);
   for (int32_t i = 0; i < lanes; ++i) {

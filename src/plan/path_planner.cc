@@ -38,7 +38,8 @@ class PathTable {
 
   void CountInto(PathPriceUse* use) const {
     for (size_t lane = 1; lane < lanes_.size(); ++lane) {
-      use->counts[lanes_[lane].group * PathPriceUse::kPrices + lanes_[lane].price].fetch_add(counts_[lane], std::memory_order_relaxed);
+      use->counts[lanes_[lane].group * PathPriceUse::kPrices + lanes_[lane].price].fetch_add(counts_[lane],
+                                                                                             std::memory_order_relaxed);
     }
   }
 

@@ -22,7 +22,7 @@ struct PriceGrid {
 // only thing that threads do with it at once.
 struct PathPriceUse {
   static constexpr size_t kGroups = 10, kPrices = 18;
-  std::array<std::atomic<int64_t>, kGroups * kPrices> counts = {};
+  std::array<std::atomic<int64_t>, kGroups* kPrices> counts = {};
   // The used prices of a group and one more on both sides; all if none was used.
   std::pair<int32_t, int32_t> RangeOf(int32_t group, int32_t prices) const;
 };
@@ -44,8 +44,8 @@ class PathPlanner : public StagePlanner, private StageOracle {
   void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override;
   StagePtr MakeStage(const StageProgramme& programme, const CutStage& cut) const;
 
-  std::shared_ptr<PathPriceUse> use_ = std::make_shared<PathPriceUse>();  // of this planner's tables
-  std::shared_ptr<const PathPriceUse> learned_;                           // of another one's; null: none
+  std::shared_ptr<PathPriceUse> use_ = std::make_shared<PathPriceUse>();              // of this planner's tables
+  std::shared_ptr<const PathPriceUse> learned_;                                       // of another one's; null: none
   std::vector<std::unique_ptr<OpSplits>> splits_;                                     // [size]
   std::map<std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t>, StagePtr> made_;  // by ops, devices and place
 };
