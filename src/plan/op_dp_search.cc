@@ -10,7 +10,7 @@
 namespace tidepool::plan {
 namespace {
 
-constexpr int32_t kMostCuts = 4200;  // lists up to this long are cut anywhere at once
+constexpr int32_t kMostCuts = 7000;  // lists up to this long are cut anywhere at once
 constexpr int32_t kReach = 26;       // ops to both sides of a cut that are tried next
 constexpr int32_t kMostTries = 4;
 
