@@ -6,22 +6,29 @@
 #include "plan/lower_bound.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
 
 #include "plan/op_splits.h"
+#include "plan/programme_search.h"
+#include "plan/vectorize.h"
 #include "plan/window_walk.h"
 
 namespace tidepool::plan {
 namespace {
 
 constexpr double kLeastLambda = 0.01, kLambdaRatio = 1.6;
-constexpr int32_t kLambdas = 20, kFewLambdas = 4;
+constexpr int32_t kLambdas = 20;
+constexpr int32_t kFewCuts = 100;
+constexpr int64_t kLarge = 2000;  // ops * devices: below, all prices are tried, which is quick enough
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
-constexpr double kTolerance = 1e-4;  // the bound is made this much weaker, to save passes
+constexpr double kTolerance = 2e-5;  // the bound is made this much weaker, to save passes
 
 struct Lane {
   double lambda = 0, waiting = 1;
   bool with_weights = false;  // the reserve is at least a buffer of the weights' size; else: at least what some op needs
+  int32_t waiting_index = 0, price = -1;  // of PriceUse
 };
 
 // The least objective of every lane over all paths to an op, by the state at the op.
@@ -53,7 +60,7 @@ class BoundFront {
     }
   }
 
-  void Step(int32_t position) {
+  TIDEPOOL_PLAN_WIDE void Step(int32_t position) {
     reserved_mib_ = ReservedWithLast();  // a stage's last op does not count
     const bool may_switch = splits_.MaySwitch(position), starts = model_.ops().at(position).starts_layer;
     const double* reshard = splits_.Reshard(position);
@@ -85,7 +92,7 @@ class BoundFront {
   }
 
   // Of the window that ends here, with one link behind it: a bound on its time for every lane, for a limit of 0.
-  void Ends(LinkClass out_link, std::vector<double>* bounds) const {
+  TIDEPOOL_PLAN_WIDE void Ends(LinkClass out_link, std::vector<double>* bounds) const {
     bounds->assign(width_, kNever);
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
       double out = kNever;
@@ -97,7 +104,7 @@ class BoundFront {
     }
   }
   // The same without anything that leaves.
-  void Open(std::vector<double>* bounds) const {
+  TIDEPOOL_PLAN_WIDE void Open(std::vector<double>* bounds) const {
     bounds->assign(width_, kNever);
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
       const double* now = &now_[static_cast<size_t>(state) * width_];
@@ -127,15 +134,52 @@ class BoundFront {
   std::vector<double> now_, next_;  // [state][lane]
 };
 
-// `every`: of the prices.
-std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi, int32_t every) {
-  std::vector<Lane> lanes = {{0, 1, false}};
+// Which prices of memory give the best bounds, by number of waiting micro-batches. Counting is the only thing that threads do
+// with it at once, so the choice does not depend on them.
+class PriceUse {
+ public:
+  static constexpr size_t kPrices = static_cast<size_t>(kLambdas) * 2;
+
+  void Count(size_t waiting, const std::vector<int64_t>& counts) {
+    for (size_t i = 0; i < kPrices; ++i) counts_[waiting * kPrices + i].fetch_add(counts[i], std::memory_order_relaxed);
+  }
+  // The most used prices, which give nearly all of the best bounds.
+  std::vector<uint8_t> MostUsed(size_t waiting) const {
+    std::vector<std::pair<int64_t, size_t>> order;
+    int64_t all = 0;
+    for (size_t i = 0; i < kPrices; ++i) {
+      const int64_t count = counts_[waiting * kPrices + i].load(std::memory_order_relaxed);
+      order.emplace_back(-count, i);
+      all += count;
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<uint8_t> used(kPrices, 0);
+    int64_t sum = 0;
+    for (const auto& [count, index] : order) {
+      if (count == 0 || static_cast<double>(sum) >= kMostUses * static_cast<double>(all)) break;
+      used[index] = 1;
+      sum -= count;
+    }
+    return used;
+  }
+
+ private:
+  static constexpr double kMostUses = 0.98;
+  std::array<std::atomic<int64_t>, std::size(kWaiting)* kPrices> counts_ = {};
+};
+
+// `use`: only prices that were useful; null: all.
+std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi, const PriceUse* use) {
+  std::vector<Lane> lanes = {{0, 1, false, 0, -1}};
   for (size_t i = 0; i < std::size(kWaiting) && kWaiting[i] <= waiting_hi; ++i) {
     if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
-    for (int32_t k = every / 2; k < kLambdas; k += every) {
+    const std::vector<uint8_t> used = use == nullptr ? std::vector<uint8_t>(PriceUse::kPrices, 1) : use->MostUsed(i);
+    for (int32_t k = 0; k < kLambdas; ++k) {
       for (const bool with_weights : {false, true}) {
-        if (with_weights && every > 1) continue;
-        lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i]), with_weights});
+        const int32_t price = k * 2 + (with_weights ? 1 : 0);
+        if (used[price] == 0) continue;
+        lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i]), with_weights,
+                         static_cast<int32_t>(i), price});
       }
     }
   }
@@ -151,7 +195,12 @@ class BoundTable {
   };
 
   BoundTable(const StageProgramme& programme, const OpSplits& splits, double limit_us, std::vector<Lane> lanes)
-      : programme_(programme), splits_(splits), limit_us_(limit_us), lanes_(std::move(lanes)) {}
+      : programme_(programme),
+        splits_(splits),
+        limit_us_(limit_us),
+        lanes_(std::move(lanes)),
+        counts_(std::size(kWaiting), std::vector<int64_t>(PriceUse::kPrices, 0)) {}
+  const std::vector<std::vector<int64_t>>& counts() const { return counts_; }  // [waiting][price]: best bounds that it gave
 
   void Read(const BoundFront& front, Ends* ends) const {
     for (int link = 0; link < kLinkClasses; ++link) front.Ends(static_cast<LinkClass>(link), &ends->us[link]);
@@ -178,7 +227,7 @@ class BoundTable {
     ends->reserved_mib = std::max(head.reserved_with_last_mib, tail.reserved_mib);
   }
 
-  void Write(const Ends& ends, int32_t last_op, int32_t length, WindowBlock* block) const {
+  void Write(const Ends& ends, int32_t last_op, int32_t length, WindowBlock* block) {
     (void)last_op;
     for (int32_t kind = 0; kind < programme_.kinds(); ++kind) {
       const StagePlace& place = programme_.kind(kind);
@@ -189,14 +238,18 @@ class BoundTable {
       }
       const std::vector<double>& bounds = ends.us[static_cast<int>(place.out_link)];
       double best = 0;
-      size_t lane = 0;
+      size_t lane = 0, best_lane = 0;
       for (int32_t q = 0; q <= block->q_hi; ++q) {
         // Lanes ascend by waiting micro-batches; fewer of them give a bound too.
         for (; lane < lanes_.size() && lanes_[lane].waiting <= q + 1; ++lane) {
           const double room = programme_.limit_mib(kind) - (lanes_[lane].with_weights ? 0 : ends.reserved_mib);
-          best = std::max(best, bounds[lane] - lanes_[lane].lambda * room);
+          const double bound = bounds[lane] - lanes_[lane].lambda * room;
+          if (bound <= best) continue;
+          best = bound;
+          best_lane = lane;
         }
         if (q < block->q_lo || best + in_us > limit_us_) continue;
+        if (lanes_[best_lane].price >= 0) ++counts_[lanes_[best_lane].waiting_index][lanes_[best_lane].price];
         block->us[(static_cast<size_t>(q - block->q_lo) * programme_.kinds() + kind) * block->lengths() + (length - block->lo)] =
             best + in_us;
       }
@@ -208,12 +261,14 @@ class BoundTable {
   const OpSplits& splits_;
   double limit_us_;
   std::vector<Lane> lanes_;
+  std::vector<std::vector<int64_t>> counts_;
 };
 
 class BoundOracle : public StageOracle {
  public:
-  // With every n-th price only the bound is weaker, and quicker to find.
-  BoundOracle(const StageProgramme& programme, int32_t every) : every_(every) {
+  // `use`: prices that are tried; null: all of them. With fewer, a bound is weaker and quicker to find. `learned`: gets those
+  // that gave the best bounds.
+  BoundOracle(const StageProgramme& programme, const PriceUse* use, PriceUse* learned) : use_(use), learned_(learned) {
     for (const int32_t size : programme.sizes()) {
       splits_.emplace_back(programme.model(), size, programme.micro_batch(), programme.micro_batches());
     }
@@ -221,13 +276,16 @@ class BoundOracle : public StageOracle {
 
   void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override {
     const ClassExtent extent = ExtentOf(*blocks);
-    const BoundFront front(programme.model(), splits_[size], LanesFor(extent.q_lo + 1, extent.q_hi + 1, every_));
+    const BoundFront front(programme.model(), splits_[size], LanesFor(extent.q_lo + 1, extent.q_hi + 1, use_));
     BoundTable table(programme, splits_[size], limit_us, front.lanes());
     WindowWalk<BoundFront, BoundTable>(programme, blocks, &table).Run(front);
+    if (learned_ == nullptr) return;
+    for (size_t i = 0; i < table.counts().size(); ++i) learned_->Count(i, table.counts()[i]);
   }
 
  private:
-  int32_t every_;
+  const PriceUse* use_;
+  PriceUse* learned_;
   std::vector<OpSplits> splits_;  // [size]
 };
 
@@ -240,16 +298,23 @@ double LowerBoundBelow(const CostModel& model, const SearchRequest& request, dou
   double bound_us = upper_ms * 1000;
   const StageBounds bounds{.min_stages = request.min_stages, .max_stages = request.max_stages};
   for (const int32_t micro_batch : request.micro_batches) {
-    // A weak bound shows of most micro-batches that they have nothing to offer.
-    std::optional<CutSolution> cuts;
-    for (const int32_t every : {kFewLambdas, 1}) {
-      StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
-      if (programme.FloorUs() > bound_us) break;
-      programme.Expect(programme.Cap(bound_us));
-      cuts = programme.Solve(BoundOracle(programme, every), bound_us, workers, interrupted, nullptr, 0, kTolerance);
-      if (programme.was_interrupted()) return 0;
-      if (!cuts) break;
+    StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
+    if (programme.FloorUs() > bound_us) continue;
+    // What prices are good for is seen at few cuts.
+    PriceUse use;
+    StageBounds few = bounds;
+    few.cuts = SomeCuts(model.ops(), kFewCuts);
+    const bool large = int64_t{model.ops().size()} * model.cluster().gpus() >= kLarge;
+    const bool learns = large && 2 * few.cuts.size() < model.ops().ops.size() && bound_us < kNever;
+    if (learns) {
+      StageProgramme quick(model, micro_batch, request.global_batch / micro_batch, few);
+      quick.Expect(quick.Cap(bound_us));
+      quick.Prepare(BoundOracle(quick, nullptr, &use), quick.Cap(bound_us), workers, interrupted);
     }
+    programme.Expect(bound_us < kNever ? programme.Cap(bound_us) : 0);
+    const BoundOracle oracle(programme, learns ? &use : nullptr, nullptr);
+    const std::optional<CutSolution> cuts = programme.Solve(oracle, bound_us, workers, interrupted, nullptr, 0, kTolerance);
+    if (programme.was_interrupted()) return 0;
     if (cuts) bound_us = std::min(bound_us, cuts->objective_us);
   }
   return bound_us < kNever ? bound_us * (1 - kTolerance) / 1000 : 0;

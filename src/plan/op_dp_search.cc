@@ -10,8 +10,7 @@
 namespace tidepool::plan {
 namespace {
 
-constexpr int32_t kAllCuts = 1700;   // lists up to this long are cut anywhere at once
-constexpr int32_t kMostCuts = 2200;  // of longer ones
+constexpr int32_t kMostCuts = 7000;  // lists up to this long are cut anywhere at once
 constexpr int32_t kReach = 26;       // ops to both sides of a cut that are tried next
 constexpr int32_t kMostTries = 4;
 
@@ -45,6 +44,7 @@ RankedPlan WithBestCuts(const CostModel& model, const SearchRequest& request, Ra
   near.micro_batches = {plan.plan.micro_batch};
   for (int32_t i = 0; i < kMostTries; ++i) {
     StageBounds where;
+    where.expected_us = plan.cost.iteration_ms * 1000;
     where.corridor = CorridorOf(model.ops(), plan.plan, model.cluster().gpus());
     StatusOr<SearchResult> found = SearchWith(model, near, where);
     if (!found.ok()) break;
@@ -61,7 +61,7 @@ RankedPlan WithBestCuts(const CostModel& model, const SearchRequest& request, Ra
 StatusOr<SearchResult> SearchOpDp(const CostModel& model, const SearchRequest& request) {
   const SearchLimits limits(request);
   StageBounds where;
-  if (model.ops().size() > kAllCuts) where.cuts = SomeCuts(model.ops(), kMostCuts);
+  if (model.ops().size() > kMostCuts) where.cuts = SomeCuts(model.ops(), kMostCuts);
   StatusOr<SearchResult> result = SearchWith(model, request, where);
   // Its table is made of estimates. Where all that they promise falls through, the exact search has the word.
   if (result.status().code() == StatusCode::kResourceExhausted) return SearchExact(model, request);

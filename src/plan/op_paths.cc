@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "plan/vectorize.h"
+
 namespace tidepool::plan {
 namespace {
 
@@ -48,7 +50,7 @@ void PathFront::Start(int32_t position, bool edge) {
 }
 
 // For each split before, with and without what recomputation of both ops frees: the better of recomputing it or not.
-void PathFront::Pair(int32_t position) {
+TIDEPOOL_PLAN_WIDE void PathFront::Pair(int32_t position) {
   const bool starts_layer = model_.ops().at(position).starts_layer;
   const double* nu = nu_.data();
   for (int32_t recompute = 0; recompute < 2; ++recompute) {
@@ -69,7 +71,7 @@ void PathFront::Pair(int32_t position) {
 }
 
 // The best state before, for each lane.
-void PathFront::Choose(int32_t position, int32_t split, int32_t recompute) {
+TIDEPOOL_PLAN_WIDE void PathFront::Choose(int32_t position, int32_t split, int32_t recompute) {
   const bool may_switch = splits_.MaySwitch(position);
   const double* reshard = splits_.Reshard(position);
   double* best = best_.data();
@@ -88,7 +90,7 @@ void PathFront::Choose(int32_t position, int32_t split, int32_t recompute) {
   }
 }
 
-void PathFront::Extend(int32_t position, int32_t split, int32_t recompute) {
+TIDEPOOL_PLAN_WIDE void PathFront::Extend(int32_t position, int32_t split, int32_t recompute) {
   const int32_t state = split * 2 + recompute;
   const OpSplitCost& cost = splits_.At(position, split);
   const bool frees = recompute != 0 && !model_.ops().at(position).starts_layer;
@@ -180,7 +182,8 @@ void PathEnds::Resize(int32_t lanes) {
   last_split.resize(lanes);
 }
 
-void JoinEnds(const OpSplits& splits, const PathEnds& head, const PathEnds& tail, int32_t position, PathEnds* joined) {
+TIDEPOOL_PLAN_WIDE void JoinEnds(const OpSplits& splits, const PathEnds& head, const PathEnds& tail, int32_t position,
+                                 PathEnds* joined) {
   const int32_t lanes = head.lanes();
   joined->Resize(lanes);
   for (int32_t i = 0; i < lanes; ++i) {

@@ -19,6 +19,7 @@ namespace tidepool::plan {
 struct PathLane {
   double lambda = 0;   // us per MiB
   double waiting = 1;  // m
+  int32_t group = -1, price = -1;  // which waiting and which price of a grid; -1: none
 };
 
 // What the best paths of all lanes come to, as one array per quantity.

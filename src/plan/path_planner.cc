@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "plan/recompute_rule.h"
 #include "plan/window_walk.h"
 
 namespace tidepool::plan {
@@ -13,6 +14,7 @@ constexpr int32_t kExactPrices = 32;   // for the stages of solutions
 constexpr double kExactRatio = 1.25;
 constexpr int32_t kFineDevices = 8;  // clusters up to this size have a fine grid in the table
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 16, 32, 64, 128};
+constexpr int32_t kMixedEverywhere = 160;  // ops of a stage; of longer ones, not all places are tried
 constexpr int32_t kMixes = 6;  // faster paths that are mixed with one that fits
 
 // What windows cost, read off fronts: the table of WindowWalk.
@@ -20,14 +22,24 @@ class PathTable {
  public:
   using Ends = PathEnds;
 
-  PathTable(const StageProgramme& programme, const OpSplits& splits, double limit_us, const std::vector<PathLane>& lanes,
-            int32_t prices)
-      : programme_(programme), splits_(splits), limit_us_(limit_us), lanes_(lanes), prices_(prices) {
+  PathTable(const StageProgramme& programme, const OpSplits& splits, double limit_us, const std::vector<PathLane>& lanes)
+      : programme_(programme), splits_(splits), limit_us_(limit_us), lanes_(lanes), counts_(lanes.size(), 0) {
+    for (int32_t lane = 1; lane < static_cast<int32_t>(lanes.size()); ++lane) {
+      if (groups_.empty() || lanes[lane].group != lanes[lane - 1].group) groups_.push_back({lanes[lane].waiting, lane, lane});
+      ++groups_.back().end;
+    }
     for (int32_t kind = 0; kind < programme.kinds(); ++kind) {
       const double mib = programme.limit_mib(kind);
       auto known = std::find_if(limits_.begin(), limits_.end(), [&](const MemoryLimit& limit) { return limit.mib == mib; });
       if (known == limits_.end()) known = limits_.insert(limits_.end(), MemoryLimit{mib, {}});
       known->kinds.push_back(kind);
+    }
+  }
+
+  void CountInto(PathPriceUse* use) const {
+    for (size_t lane = 1; lane < lanes_.size(); ++lane) {
+      use->counts[lanes_[lane].group * PathPriceUse::kPrices + lanes_[lane].price].fetch_add(counts_[lane],
+                                                                                             std::memory_order_relaxed);
     }
   }
 
@@ -59,6 +71,9 @@ class PathTable {
             us = std::min(us, slow_us + (fast_us - slow_us) * mixture.share);
           }
           if (us > limit_us_) continue;
+          for (const int32_t lane : {fits, mixture.slow, mixture.fast}) {
+            if (lane > 0) ++counts_[lane];
+          }
           block
               ->us[(static_cast<size_t>(q - block->q_lo) * programme_.kinds() + kind) * block->lengths() + (length - block->lo)] =
               us;
@@ -103,14 +118,14 @@ class PathTable {
     const auto mib = [&](int32_t lane) { return fixed_mib_[lane] + ends_->live_mib[lane] * waiting; };
     if (mib(0) <= limit_mib) return best;  // the fastest path fits
     // Paths for this many waiting micro-batches, or the next numbers below and above.
-    const auto groups = static_cast<int32_t>((lanes_.size() - 1) / prices_);
+    const auto groups = static_cast<int32_t>(groups_.size());
     int32_t below = 0, above = groups - 1;
-    while (below + 1 < groups && lanes_[1 + (below + 1) * prices_].waiting <= waiting) ++below;
-    while (above > 0 && lanes_[1 + (above - 1) * prices_].waiting >= waiting) --above;
+    while (below + 1 < groups && groups_[below + 1].waiting <= waiting) ++below;
+    while (above > 0 && groups_[above - 1].waiting >= waiting) --above;
     for (int32_t group = std::min(below, above); group <= std::max(below, above); ++group) {
       int32_t fast = 0;
       double fast_mib = mib(0);
-      for (int32_t lane = 1 + group * prices_; lane < 1 + (group + 1) * prices_; ++lane) {
+      for (int32_t lane = groups_[group].begin; lane < groups_[group].end; ++lane) {
         const double slow_mib = mib(lane);
         if (slow_mib <= limit_mib && fast_mib > limit_mib) {
           const double share = (limit_mib - slow_mib) / (fast_mib - slow_mib);
@@ -128,7 +143,12 @@ class PathTable {
   const OpSplits& splits_;
   double limit_us_;
   const std::vector<PathLane> lanes_;
-  int32_t prices_;
+  struct Group {
+    double waiting = 0;
+    int32_t begin = 0, end = 0;  // lanes
+  };
+  std::vector<Group> groups_;
+  std::vector<int64_t> counts_;  // [lane]: windows that it was good for
   std::vector<MemoryLimit> limits_;
   // Of the window that is being written.
   const PathEnds* ends_ = nullptr;
@@ -144,16 +164,30 @@ struct Candidate {
 
 }  // namespace
 
-std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi, const PriceGrid& grid) {
+std::pair<int32_t, int32_t> PathPriceUse::RangeOf(int32_t group, int32_t prices) const {
+  int32_t lo = prices, hi = -1;
+  for (int32_t price = 0; price < prices; ++price) {
+    if (counts[group * kPrices + price].load(std::memory_order_relaxed) == 0) continue;
+    lo = std::min(lo, price);
+    hi = price;
+  }
+  return hi < 0 ? std::pair{0, prices - 1} : std::pair{std::max(0, lo - 1), std::min(prices - 1, hi + 1)};
+}
+
+std::vector<PathLane> SharedLanes(int32_t waiting_lo, int32_t waiting_hi, const PriceGrid& grid, const PathPriceUse* use) {
+  static_assert(std::size(kWaiting) == PathPriceUse::kGroups);
   std::vector<PathLane> lanes = {{0, 1}};
-  for (size_t i = 0; i < std::size(kWaiting); ++i) {
+  for (int32_t i = 0; i < static_cast<int32_t>(std::size(kWaiting)); ++i) {
     if (kWaiting[i] > waiting_hi && i > 0 && kWaiting[i - 1] >= waiting_hi) break;
-    if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
-    for (int32_t k = 0; k < grid.prices; ++k)
-      lanes.push_back({kLeastLambda * std::pow(grid.ratio, k), static_cast<double>(kWaiting[i])});
+    if (i + 1 < static_cast<int32_t>(std::size(kWaiting)) && kWaiting[i + 1] <= waiting_lo) continue;
+    const auto [from, to] = use == nullptr ? std::pair{0, grid.prices - 1} : use->RangeOf(i, grid.prices);
+    for (int32_t k = from; k <= to; ++k)
+      lanes.push_back({kLeastLambda * std::pow(grid.ratio, k), static_cast<double>(kWaiting[i]), i, k});
   }
   return lanes;
 }
+
+void PathPlanner::Learn(const StagePlanner& quick) { learned_ = static_cast<const PathPlanner&>(quick).use_; }
 
 PathPlanner::PathPlanner(const StageProgramme& programme) {
   for (const int32_t size : programme.sizes()) {
@@ -166,9 +200,10 @@ void PathPlanner::Fill(const StageProgramme& programme, int32_t size, double lim
   // A coarse grid does for large clusters: what solutions use is looked at with a fine one.
   const PriceGrid grid = programme.model().cluster().gpus() > kFineDevices ? PriceGrid{12, 2} : PriceGrid{18, 1.6};
   const ClassExtent extent = ExtentOf(*blocks);
-  const PathFront front(programme.model(), splits, SharedLanes(extent.q_lo + 1, extent.q_hi + 1, grid));
-  PathTable table(programme, splits, limit_us, front.lanes(), grid.prices);
+  const PathFront front(programme.model(), splits, SharedLanes(extent.q_lo + 1, extent.q_hi + 1, grid, learned_.get()));
+  PathTable table(programme, splits, limit_us, front.lanes());
   WindowWalk<PathFront, PathTable>(programme, blocks, &table).Run(front);
+  table.CountInto(use_.get());
 }
 
 StagePtr PathPlanner::StageOf(const StageProgramme& programme, const CutStage& cut) {
@@ -190,7 +225,7 @@ StagePtr PathPlanner::MakeStage(const StageProgramme& programme, const CutStage&
     return totals.priced() && model.MemoryAt(totals, cut.place) <= limit_mib;
   };
   // All paths, fastest first; those above the first that fits are candidates to be mixed with it.
-  std::vector<PathLane> lanes = SharedLanes(cut.place.stages_behind + 1, cut.place.stages_behind + 1, {18, 1.6});
+  std::vector<PathLane> lanes = SharedLanes(cut.place.stages_behind + 1, cut.place.stages_behind + 1, {18, 1.6}, nullptr);
   for (int32_t k = 0; k < kExactPrices; ++k) {
     lanes.push_back({kLeastLambda * std::pow(kExactRatio, k), cut.place.stages_behind + 1.0});
   }
@@ -216,19 +251,44 @@ StagePtr PathPlanner::MakeStage(const StageProgramme& programme, const CutStage&
     }
     if (faster.empty() || faster.back() != path) faster.push_back(std::move(path));
   }
-  if (best.stage == nullptr) return nullptr;
+  // One split for all ops, recomputation by the published rule: what the exact search would take.
+  for (const OpChoice& split : model.SplitsOf(cut.gpus, programme.micro_batch())) {
+    const RecomputeResult rule =
+        ChooseRecomputeUniform(model, cut.first, count, split, programme.micro_batch(), cut.place, limit_mib);
+    if (!rule.fits) continue;
+    StagePtr stage = Stage::MakeUniform(cut.first, count, split);
+    if (!rule.flags.empty()) stage = stage->WithRecompute(rule.flags);
+    double us = 0;
+    if (price(stage, &us) && us < best.us) best = {us, stage};
+  }
+  if (best.stage == nullptr || fitting.empty()) return best.stage;
   // One path up to some op, the other from there on.
+  const auto try_mixed = [&](const std::vector<OpChoice>& head, const std::vector<OpChoice>& tail, int32_t at) {
+    if (!SameSplit(head[at - 1], tail[at]) && !splits.MaySwitch(cut.first + at)) return false;
+    std::vector<OpChoice> mixed(head.begin(), head.begin() + at);
+    mixed.insert(mixed.end(), tail.begin() + at, tail.end());
+    const StagePtr stage = Stage::Make(cut.first, mixed);
+    double us = 0;
+    const bool fits = price(stage, &us);
+    if (fits && us < best.us) best = {us, stage};
+    return fits;
+  };
   for (size_t i = faster.size(); i-- > 0 && faster.size() - i <= kMixes;) {
-    for (int32_t at = 1; at < count; ++at) {
-      for (const bool faster_first : {false, true}) {
-        const std::vector<OpChoice>&head = faster_first ? faster[i] : fitting, &tail = faster_first ? fitting : faster[i];
-        if (!SameSplit(head[at - 1], tail[at]) && !splits.MaySwitch(cut.first + at)) continue;
-        std::vector<OpChoice> mixed(head.begin(), head.begin() + at);
-        mixed.insert(mixed.end(), tail.begin() + at, tail.end());
-        const StagePtr stage = Stage::Make(cut.first, mixed);
-        double us = 0;
-        if (price(stage, &us) && us < best.us) best = {us, stage};
+    for (const bool faster_first : {false, true}) {
+      const std::vector<OpChoice>&head = faster_first ? faster[i] : fitting, &tail = faster_first ? fitting : faster[i];
+      int32_t from = 1, until = count;
+      if (count > kMixedEverywhere) {
+        // The more ops of the faster path, the more memory: about where does it stop to fit?
+        int32_t few = 0, many = count;  // ops of the faster path that fit, and that do not
+        while (many - few > kMixedEverywhere / 8) {
+          const int32_t middle = few + (many - few) / 2;
+          (try_mixed(head, tail, faster_first ? middle : count - middle) ? few : many) = middle;
+        }
+        const int32_t around = faster_first ? few : count - few;
+        from = std::max(1, around - kMixedEverywhere / 4);
+        until = std::min(count, around + kMixedEverywhere / 4);
       }
+      for (int32_t at = from; at < until; ++at) try_mixed(head, tail, at);
     }
   }
   return best.stage;

@@ -24,7 +24,7 @@ namespace {
 constexpr double kPromise = 1.05;
 
 // With few cuts, a micro-batch that is this much slower than another is not looked at closely.
-constexpr double kClose = 1.04;
+constexpr double kClose = 1.01;
 constexpr int32_t kFewCuts = 100, kFewCutsPerDevice = 6;
 constexpr double kFewCutsPromise = 1.005;  // what few cuts promise is an estimate
 
@@ -90,7 +90,8 @@ class ProgrammeSearch {
     std::vector<Attempt> attempts;
     StageBounds few = bounds;
     few.cuts = SomeCuts(model_.ops(), std::max(kFewCuts, kFewCutsPerDevice * model_.cluster().gpus()));
-    if (!bounds.cuts.empty() || !bounds.corridor.empty() || 2 * few.cuts.size() > model_.ops().ops.size()) return attempts;
+    const size_t all = bounds.cuts.empty() ? model_.ops().ops.size() : bounds.cuts.size();
+    if (!bounds.corridor.empty() || 2 * few.cuts.size() > all) return attempts;
     double best_us = kNever;
     for (const int32_t micro_batch : request_.micro_batches) {
       const auto programme = Programme(micro_batch, few);
@@ -101,7 +102,11 @@ class ProgrammeSearch {
                                            [&] { return Stop(programme->evaluations()); });
       result_.evaluations += programme->evaluations();
       best_us = std::min(best_us, us);
-      if (us < kNever) attempts.push_back({Programme(micro_batch, bounds), nullptr, us});
+      if (us == kNever) continue;
+      Attempt attempt{Programme(micro_batch, bounds), nullptr, us};
+      attempt.planner = make_(*attempt.programme);
+      attempt.planner->Learn(*planner);
+      attempts.push_back(std::move(attempt));
     }
     std::erase_if(attempts, [&](const Attempt& attempt) { return attempt.objective_us > best_us * kClose; });
     for (Attempt& attempt : attempts) attempt.programme->Expect(attempt.programme->Cap(best_us * kFewCutsPromise));
@@ -111,11 +116,12 @@ class ProgrammeSearch {
   // A good plan of each micro-batch.
   std::vector<Attempt> Attempts(const StageBounds& bounds) {
     std::vector<Attempt> attempts;
-    double promised_us = kNever;
+    double promised_us = bounds.expected_us > 0 ? bounds.expected_us : kNever;
     for (const int32_t micro_batch : ByFloor(model_, request_, bounds)) {
       if (over()) break;
       Attempt attempt{Programme(micro_batch, bounds), nullptr, kNever};
       if (!(attempt.programme->FloorUs() <= promised_us * kPromise)) continue;
+      if (bounds.expected_us > 0) attempt.programme->Expect(attempt.programme->Cap(bounds.expected_us));
       attempt.planner = make_(*attempt.programme);
       attempt.objective_us = attempt.programme->Prepare(attempt.planner->oracle(), attempt.programme->Cap(promised_us * kPromise),
                                                         &workers_, [&] { return Stop(attempt.programme->evaluations()); });
@@ -133,7 +139,6 @@ class ProgrammeSearch {
     double best_us = kNever;
     for (Attempt& attempt : attempts) {
       if (over()) break;
-      if (attempt.planner == nullptr) attempt.planner = make_(*attempt.programme);
       const std::optional<CutSolution> cuts = Solve(attempt, best_us);
       result_.evaluations += attempt.programme->evaluations();
       if (!cuts) continue;

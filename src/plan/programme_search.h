@@ -19,6 +19,8 @@ class StagePlanner {
   // Whether the oracle's times are estimates, and how often solutions are looked at closely.
   virtual int32_t rounds() const { return 0; }
   virtual double tolerance() const { return 0; }  // as StageProgramme::Solve
+  // From a planner of the same micro-batch whose table was filled at few cuts: what is worth to be tried at all of them.
+  virtual void Learn(const StagePlanner& quick) { (void)quick; }
 };
 using MakeStagePlanner = std::function<std::unique_ptr<StagePlanner>(const StageProgramme& programme)>;
 

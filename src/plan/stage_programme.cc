@@ -450,13 +450,10 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   const Sum least = Pass<false>(limit_us_, workers);
   if (least.us == kNever) return true;
   const double rest = static_cast<double>(micro_batches_ - 1);
-  const double table_limit = limit_us_, whole_limit = std::min(limit_us_, Cap(best->objective_us));
+  const double table_limit = limit_us_;
+  double whole_limit = std::min(limit_us_, Cap(best->objective_us));
   if (least.us > whole_limit) return true;
-  const std::vector<Range> wide = narrowed_;
-  const auto restore = absl::MakeCleanup([&] {
-    limit_us_ = table_limit;
-    narrowed_ = wide;
-  });
+  // Solutions only get better, so what is left out now is not wanted later.
   Narrow(whole_limit, workers);
   // The sum at a limit, and the solution if it is the best so far.
   const auto sum_at = [&](double limit_us) {
@@ -479,6 +476,14 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   std::vector<Interval> open;
   const Sum first = sum_at(least.us);
   if (interrupted()) return false;
+  // What the first solution excludes is left out for the time being; when stages were looked at closely, it may be wanted again.
+  const std::vector<Range> wide = narrowed_;
+  const auto restore = absl::MakeCleanup([&] { narrowed_ = wide; });
+  if (const double tight = Cap(best->objective_us); tight < whole_limit) {
+    whole_limit = tight;
+    Pass<false>(whole_limit, workers);
+    Narrow(whole_limit, workers);
+  }
   if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us * (1 - tolerance_)) {
     const Sum last = sum_at(whole_limit);
     if (last.us < first.us) open.push_back({first.next_us, last.slowest_us, first.us, last.us});
