@@ -6,22 +6,29 @@
 #include "plan/lower_bound.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
 
 #include "plan/op_splits.h"
-#include "plan/stage_programme.h"
+#include "plan/programme_search.h"
+#include "plan/vectorize.h"
+#include "plan/window_walk.h"
 
 namespace tidepool::plan {
 namespace {
 
 constexpr double kLeastLambda = 0.01, kLambdaRatio = 1.6;
 constexpr int32_t kLambdas = 20;
+constexpr int32_t kFewCuts = 100;
+constexpr int64_t kLarge = 2000;  // ops * devices: below, all prices are tried, which is quick enough
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
-constexpr double kTolerance = 1e-4;  // the bound is made this much weaker, to save passes
+constexpr double kTolerance = 2e-5;  // the bound is made this much weaker, to save passes
 
 struct Lane {
   double lambda = 0, waiting = 1;
   bool with_weights = false;  // the reserve is at least a buffer of the weights' size; else: at least what some op needs
+  int32_t waiting_index = 0, price = -1;  // of PriceUse
 };
 
 // The least objective of every lane over all paths to an op, by the state at the op.
@@ -38,13 +45,14 @@ class BoundFront {
     next_ = now_;
   }
 
-  void Start(int32_t position) {
+  // `edge`: a stage begins here, and what comes in is paid for.
+  void Start(int32_t position, bool edge) {
     last_ = position;
     reserved_mib_ = 0;
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
       const OpSplitCost& cost = splits_.At(position, state / 2);
-      const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0) + cost.in_us[0];
-      const double live = cost.input_mib + cost.activation_mib;
+      const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0) + (edge ? cost.in_us[0] : 0);
+      const double live = (edge ? cost.input_mib : 0) + cost.activation_mib;
       double* now = &now_[static_cast<size_t>(state) * width_];
       for (int32_t i = 0; i < width_; ++i) {
         now[i] = us + lambda_[i] * cost.state_mib + nu_[i] * live + weights_[i] * cost.weight_mib;
@@ -52,13 +60,8 @@ class BoundFront {
     }
   }
 
-  void Step(int32_t position) {
-    double least = kNever;  // what the op before needs at least; the stage's last op does not count
-    for (int32_t split = 0; split < splits_.size(); ++split) {
-      const OpSplitCost& cost = splits_.At(last_, split);
-      least = std::min(least, cost.forward_reserved_mib + cost.backward_reserved_mib);
-    }
-    reserved_mib_ = std::max(reserved_mib_, least);
+  TIDEPOOL_PLAN_WIDE void Step(int32_t position) {
+    reserved_mib_ = ReservedWithLast();  // a stage's last op does not count
     const bool may_switch = splits_.MaySwitch(position), starts = model_.ops().at(position).starts_layer;
     const double* reshard = splits_.Reshard(position);
     const double* nu = nu_.data();
@@ -88,16 +91,35 @@ class BoundFront {
     last_ = position;
   }
 
-  // Of the window that ends here, with each link behind it: a bound on its time for every lane, for a limit of 0.
-  void Ends(LinkClass out_link, std::vector<double>* bounds) const {
+  // Of the window that ends here, with one link behind it: a bound on its time for every lane, for a limit of 0.
+  TIDEPOOL_PLAN_WIDE void Ends(LinkClass out_link, std::vector<double>* bounds) const {
     bounds->assign(width_, kNever);
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
       double out = kNever;
       for (int32_t first = 0; first < splits_.size(); ++first)
         out = std::min(out, splits_.OutUs(last_, first, state / 2, out_link));
       const double* now = &now_[static_cast<size_t>(state) * width_];
-      for (int32_t i = 0; i < width_; ++i) (*bounds)[i] = std::min((*bounds)[i], now[i] + out);
+      double* bound = bounds->data();
+      for (int32_t i = 0; i < width_; ++i) bound[i] = std::min(bound[i], now[i] + out);
     }
+  }
+  // The same without anything that leaves.
+  TIDEPOOL_PLAN_WIDE void Open(std::vector<double>* bounds) const {
+    bounds->assign(width_, kNever);
+    for (int32_t state = 0; state < splits_.size() * 2; ++state) {
+      const double* now = &now_[static_cast<size_t>(state) * width_];
+      double* bound = bounds->data();
+      for (int32_t i = 0; i < width_; ++i) bound[i] = std::min(bound[i], now[i]);
+    }
+  }
+  // What any op but the last needs at least; any op.
+  double ReservedWithLast() const {
+    double least = kNever;
+    for (int32_t split = 0; split < splits_.size(); ++split) {
+      const OpSplitCost& cost = splits_.At(last_, split);
+      least = std::min(least, cost.forward_reserved_mib + cost.backward_reserved_mib);
+    }
+    return std::max(reserved_mib_, least);
   }
   double reserved_mib() const { return reserved_mib_; }
   const std::vector<Lane>& lanes() const { return lanes_; }
@@ -112,94 +134,158 @@ class BoundFront {
   std::vector<double> now_, next_;  // [state][lane]
 };
 
-std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi) {
-  std::vector<Lane> lanes = {{0, 1, false}};
+// Which prices of memory give the best bounds, by number of waiting micro-batches. Counting is the only thing that threads do
+// with it at once, so the choice does not depend on them.
+class PriceUse {
+ public:
+  static constexpr size_t kPrices = static_cast<size_t>(kLambdas) * 2;
+
+  void Count(size_t waiting, const std::vector<int64_t>& counts) {
+    for (size_t i = 0; i < kPrices; ++i) counts_[waiting * kPrices + i].fetch_add(counts[i], std::memory_order_relaxed);
+  }
+  // The most used prices, which give nearly all of the best bounds.
+  std::vector<uint8_t> MostUsed(size_t waiting) const {
+    std::vector<std::pair<int64_t, size_t>> order;
+    int64_t all = 0;
+    for (size_t i = 0; i < kPrices; ++i) {
+      const int64_t count = counts_[waiting * kPrices + i].load(std::memory_order_relaxed);
+      order.emplace_back(-count, i);
+      all += count;
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<uint8_t> used(kPrices, 0);
+    int64_t sum = 0;
+    for (const auto& [count, index] : order) {
+      if (count == 0 || static_cast<double>(sum) >= kMostUses * static_cast<double>(all)) break;
+      used[index] = 1;
+      sum -= count;
+    }
+    return used;
+  }
+
+ private:
+  static constexpr double kMostUses = 0.98;
+  std::array<std::atomic<int64_t>, std::size(kWaiting)* kPrices> counts_ = {};
+};
+
+// `use`: only prices that were useful; null: all.
+std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi, const PriceUse* use) {
+  std::vector<Lane> lanes = {{0, 1, false, 0, -1}};
   for (size_t i = 0; i < std::size(kWaiting) && kWaiting[i] <= waiting_hi; ++i) {
     if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
+    const std::vector<uint8_t> used = use == nullptr ? std::vector<uint8_t>(PriceUse::kPrices, 1) : use->MostUsed(i);
     for (int32_t k = 0; k < kLambdas; ++k) {
       for (const bool with_weights : {false, true}) {
-        lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i]), with_weights});
+        const int32_t price = k * 2 + (with_weights ? 1 : 0);
+        if (used[price] == 0) continue;
+        lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i]), with_weights,
+                         static_cast<int32_t>(i), price});
       }
     }
   }
   return lanes;
 }
 
+// The table of WindowWalk.
+class BoundTable {
+ public:
+  struct Ends {
+    std::vector<double> us[kLinkClasses], open;  // [lane]: by the link behind; without what leaves
+    double reserved_mib = 0, reserved_with_last_mib = 0;
+  };
+
+  BoundTable(const StageProgramme& programme, const OpSplits& splits, double limit_us, std::vector<Lane> lanes)
+      : programme_(programme),
+        splits_(splits),
+        limit_us_(limit_us),
+        lanes_(std::move(lanes)),
+        counts_(std::size(kWaiting), std::vector<int64_t>(PriceUse::kPrices, 0)) {}
+  const std::vector<std::vector<int64_t>>& counts() const { return counts_; }  // [waiting][price]: best bounds that it gave
+
+  void Read(const BoundFront& front, Ends* ends) const {
+    for (int link = 0; link < kLinkClasses; ++link) front.Ends(static_cast<LinkClass>(link), &ends->us[link]);
+    front.Open(&ends->open);
+    ends->reserved_mib = front.reserved_mib();
+    ends->reserved_with_last_mib = front.ReservedWithLast();
+  }
+
+  // The two parts may have different splits where they meet, resharding is free there, and recomputation frees what it can:
+  // still a bound.
+  void Join(const Ends& head, const Ends& tail, int32_t op, Ends* ends) const {
+    double freed_mib = 0;
+    if (!programme_.model().ops().at(op).starts_layer) {
+      for (int32_t split = 0; split < splits_.size(); ++split) {
+        freed_mib = std::max(freed_mib, splits_.At(op - 1, split).activation_mib);
+      }
+    }
+    for (int link = 0; link < kLinkClasses; ++link) {
+      ends->us[link].resize(lanes_.size());
+      for (size_t i = 0; i < lanes_.size(); ++i) {
+        ends->us[link][i] = head.open[i] + tail.us[link][i] - lanes_[i].lambda * lanes_[i].waiting * freed_mib;
+      }
+    }
+    ends->reserved_mib = std::max(head.reserved_with_last_mib, tail.reserved_mib);
+  }
+
+  void Write(const Ends& ends, int32_t last_op, int32_t length, WindowBlock* block) {
+    (void)last_op;
+    for (int32_t kind = 0; kind < programme_.kinds(); ++kind) {
+      const StagePlace& place = programme_.kind(kind);
+      double in_us = kNever;  // what the link before adds to a transfer within a node, at least
+      for (int32_t split = 0; split < splits_.size(); ++split) {
+        const OpSplitCost& first = splits_.At(programme_.OpAt(block->first), split);
+        in_us = std::min(in_us, first.in_us[static_cast<int>(place.in_link)] - first.in_us[0]);
+      }
+      const std::vector<double>& bounds = ends.us[static_cast<int>(place.out_link)];
+      double best = 0;
+      size_t lane = 0, best_lane = 0;
+      for (int32_t q = 0; q <= block->q_hi; ++q) {
+        // Lanes ascend by waiting micro-batches; fewer of them give a bound too.
+        for (; lane < lanes_.size() && lanes_[lane].waiting <= q + 1; ++lane) {
+          const double room = programme_.limit_mib(kind) - (lanes_[lane].with_weights ? 0 : ends.reserved_mib);
+          const double bound = bounds[lane] - lanes_[lane].lambda * room;
+          if (bound <= best) continue;
+          best = bound;
+          best_lane = lane;
+        }
+        if (q < block->q_lo || best + in_us > limit_us_) continue;
+        if (lanes_[best_lane].price >= 0) ++counts_[lanes_[best_lane].waiting_index][lanes_[best_lane].price];
+        block->us[(static_cast<size_t>(q - block->q_lo) * programme_.kinds() + kind) * block->lengths() + (length - block->lo)] =
+            best + in_us;
+      }
+    }
+  }
+
+ private:
+  const StageProgramme& programme_;
+  const OpSplits& splits_;
+  double limit_us_;
+  std::vector<Lane> lanes_;
+  std::vector<std::vector<int64_t>> counts_;
+};
+
 class BoundOracle : public StageOracle {
  public:
-  explicit BoundOracle(const StageProgramme& programme) {
+  // `use`: prices that are tried; null: all of them. With fewer, a bound is weaker and quicker to find. `learned`: gets those
+  // that gave the best bounds.
+  BoundOracle(const StageProgramme& programme, const PriceUse* use, PriceUse* learned) : use_(use), learned_(learned) {
     for (const int32_t size : programme.sizes()) {
       splits_.emplace_back(programme.model(), size, programme.micro_batch(), programme.micro_batches());
     }
   }
 
   void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override {
-    const OpSplits& splits = splits_[size];
-    WindowBlock& inside = blocks->inside;
-    int32_t start = inside.empty() ? blocks->beyond.front().first : inside.first, q_lo = 1 << 30, q_hi = 0;
-    const auto see = [&](const WindowBlock& block) {
-      if (block.empty()) return;
-      start = std::min(start, block.first);
-      q_lo = std::min(q_lo, block.q_lo);
-      q_hi = std::max(q_hi, block.q_hi);
-    };
-    see(inside);
-    int32_t longest = inside.empty() ? 0 : inside.hi;
-    for (const WindowBlock& block : blocks->beyond) {
-      see(block);
-      longest = std::max(longest, programme.SegmentEnd(block.first) - block.first);
-    }
-    BoundFront front(programme.model(), splits, LanesFor(q_lo + 1, q_hi + 1));
-    std::vector<double> ends[kLinkClasses];
-    const auto write = [&](const BoundFront& at, int32_t length, WindowBlock* block) {
-      for (int link = 0; link < kLinkClasses; ++link) at.Ends(static_cast<LinkClass>(link), &ends[link]);
-      Write(programme, splits, limit_us, at, ends, length, block);
-    };
-    const auto go_on = [&](BoundFront from, int32_t length, WindowBlock* block) {
-      while (length < block->hi) {
-        const int32_t position = block->first + length;
-        length == 0 ? from.Start(position) : from.Step(position);
-        if (++length >= block->lo) write(from, length, block);
-      }
-    };
-    for (int32_t length = 0; length <= longest; ++length) {
-      if (length > 0) {
-        length == 1 ? front.Start(start) : front.Step(start + length - 1);
-        if (!inside.empty() && length >= inside.lo && length <= inside.hi) write(front, length, &inside);
-      }
-      for (WindowBlock& block : blocks->beyond) {
-        if (programme.SegmentEnd(block.first) - block.first == length) go_on(front, length, &block);
-      }
-    }
+    const ClassExtent extent = ExtentOf(*blocks);
+    const BoundFront front(programme.model(), splits_[size], LanesFor(extent.q_lo + 1, extent.q_hi + 1, use_));
+    BoundTable table(programme, splits_[size], limit_us, front.lanes());
+    WindowWalk<BoundFront, BoundTable>(programme, blocks, &table).Run(front);
+    if (learned_ == nullptr) return;
+    for (size_t i = 0; i < table.counts().size(); ++i) learned_->Count(i, table.counts()[i]);
   }
 
  private:
-  static void Write(const StageProgramme& programme, const OpSplits& splits, double limit_us, const BoundFront& front,
-                    const std::vector<double> (&ends)[kLinkClasses], int32_t length, WindowBlock* block) {
-    const std::vector<Lane>& lanes = front.lanes();
-    for (int32_t kind = 0; kind < programme.kinds(); ++kind) {
-      const StagePlace& place = programme.kind(kind);
-      double in_us = kNever;  // what the link before adds to a transfer within a node, at least
-      for (int32_t split = 0; split < splits.size(); ++split) {
-        const OpSplitCost& first = splits.At(block->first, split);
-        in_us = std::min(in_us, first.in_us[static_cast<int>(place.in_link)] - first.in_us[0]);
-      }
-      const std::vector<double>& bounds = ends[static_cast<int>(place.out_link)];
-      double best = 0;
-      size_t lane = 0;
-      for (int32_t q = 0; q <= block->q_hi; ++q) {
-        // Lanes ascend by waiting micro-batches; fewer of them give a bound too.
-        for (; lane < lanes.size() && lanes[lane].waiting <= q + 1; ++lane) {
-          const double room = programme.limit_mib(kind) - (lanes[lane].with_weights ? 0 : front.reserved_mib());
-          best = std::max(best, bounds[lane] - lanes[lane].lambda * room);
-        }
-        if (q < block->q_lo || best + in_us > limit_us) continue;
-        block->us[(static_cast<size_t>(q - block->q_lo) * programme.kinds() + kind) * block->lengths() + (length - block->lo)] =
-            best + in_us;
-      }
-    }
-  }
-
+  const PriceUse* use_;
+  PriceUse* learned_;
   std::vector<OpSplits> splits_;  // [size]
 };
 
@@ -214,7 +300,19 @@ double LowerBoundBelow(const CostModel& model, const SearchRequest& request, dou
   for (const int32_t micro_batch : request.micro_batches) {
     StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
     if (programme.FloorUs() > bound_us) continue;
-    const BoundOracle oracle(programme);
+    // What prices are good for is seen at few cuts.
+    PriceUse use;
+    StageBounds few = bounds;
+    few.cuts = SomeCuts(model.ops(), kFewCuts);
+    const bool large = int64_t{model.ops().size()} * model.cluster().gpus() >= kLarge;
+    const bool learns = large && 2 * few.cuts.size() < model.ops().ops.size() && bound_us < kNever;
+    if (learns) {
+      StageProgramme quick(model, micro_batch, request.global_batch / micro_batch, few);
+      quick.Expect(quick.Cap(bound_us));
+      quick.Prepare(BoundOracle(quick, nullptr, &use), quick.Cap(bound_us), workers, interrupted);
+    }
+    programme.Expect(bound_us < kNever ? programme.Cap(bound_us) : 0);
+    const BoundOracle oracle(programme, learns ? &use : nullptr, nullptr);
     const std::optional<CutSolution> cuts = programme.Solve(oracle, bound_us, workers, interrupted, nullptr, 0, kTolerance);
     if (programme.was_interrupted()) return 0;
     if (cuts) bound_us = std::min(bound_us, cuts->objective_us);
