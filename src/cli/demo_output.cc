@@ -64,6 +64,13 @@ std::string DemoJson(const DemoResult& result) {
   json["seconds"] = absl::ToDoubleSeconds(result.settings.length);
   json["seed"] = result.settings.seed;
   json["machine"] = result.machine;
+  json["device"] = result.settings.device;
+  if (const auto& emulation = result.main.emulation; emulation.has_value()) {
+    json["emulation"] = {{"elapsed_s", absl::ToDoubleSeconds(emulation->elapsed)},
+                         {"compute_busy_s", absl::ToDoubleSeconds(emulation->busy.at(device::EngineKind::kCompute))},
+                         {"host_limited", emulation->host_limited},
+                         {"host_limited_reason", emulation->host_limited_reason}};
+  }
   json["models"] = result.settings.data.models.size();
   json["model_bytes"] = result.settings.data.model_bytes;
   json["training_bytes_estimated"] = result.training_bytes_estimate;
@@ -99,6 +106,12 @@ std::string DemoText(const DemoResult& result) {
   for (const auto& [name, value] : main.parts_ms) text += fmt::format("  {} {:.2f}/{:.2f}", name, value.p50, value.p99);
   text += fmt::format("\n  memory      peak {} of {} granted, {} violations; {} micro-batches thrown away\n", FormatBytes(main.peak_granted_bytes),
                       FormatBytes(main.capacity_bytes), main.violations, main.aborts);
+  if (const auto& emulation = result.main.emulation; emulation.has_value()) {
+    text += fmt::format("  emulated    {}: compute busy {} of {}, copies to it {}; training takes no time on it\n", result.settings.device,
+                        tidepool::FormatDuration(emulation->busy.at(device::EngineKind::kCompute)), tidepool::FormatDuration(emulation->elapsed),
+                        tidepool::FormatDuration(emulation->busy.at(device::EngineKind::kHostToDevice)));
+    if (emulation->host_limited) text += fmt::format("  HOST-LIMITED  latencies are this machine's, not the device's: {}\n", emulation->host_limited_reason);
+  }
   if (!result.main.load.kept_up) text += "  note        the load generator itself was late: latencies hold its own delay too\n";
   for (const StaticSplit& split : result.static_splits) {
     text += fmt::format(

@@ -23,6 +23,7 @@ int HalfOfTheCores() { return std::max(1, static_cast<int>(std::thread::hardware
 
 cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mode, double static_train_fraction) {
   cluster::NodeOptions options;
+  options.device.name = settings.device;
   options.device.capacity_bytes = settings.capacity_bytes;
   if (mode == serve::Mode::kStatic) options.static_train_fraction = static_train_fraction;
   options.server.repository = settings.data.repository;
@@ -171,6 +172,7 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
   const pool::PoolStats pool = node->broker().Stats();
   run.models = node->server().Models();
   run.training = node->training();
+  run.emulation = node->emulation();
   front->BeginDrain();
   const Status stopped = node->Stop();
   front->Shutdown(Clock::Real()->Now() + absl::Seconds(5));

@@ -95,6 +95,7 @@ class DemoVerb : public Verb {
         [this] { return std::string(serve::Name(mode_)); });
     table->Add({.key = "demo.keep", .help = "Keep models and pictures in DIR/data for the next run"}, &keep_);
     table->Add({.key = "demo.seed", .help = "Seed of weights, pictures, training and load"}, &settings_.seed);
+    table->Add({.key = "demo.device", .help = "Device: host or emulated:PROFILE", .metavar = "DEVICE"}, &settings_.device);
     table->Add({.key = "demo.capacity", .help = "Memory of the device"}, BytesField{&settings_.capacity_bytes});
     table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: all cores", .advanced = true},
                &settings_.worker_threads);

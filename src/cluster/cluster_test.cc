@@ -17,6 +17,7 @@ namespace tidepool::cluster {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 absl::Time Soon() { return Clock::Real()->Now() + absl::Seconds(20); }
 
@@ -122,6 +123,18 @@ TEST(NodeOptions, ReportAllFaultsAtOnce) {
   EXPECT_THAT(text, HasSubstr("node.page_size"));
   EXPECT_THAT(text, HasSubstr("node.capacity"));
   EXPECT_THAT(text, HasSubstr("serve.static_train_fraction is 1.5; allowed: between 0 and 1"));
+}
+
+TEST(NodeOptions, EmulatedDevicesThatNoOtherProcessCanFollowAreRefused) {
+  NodeOptions options;
+  const auto text = [&](const std::string& device) {
+    options.device.name = device;
+    return MessageOf(options.Validate());
+  };
+  EXPECT_THAT(text("emulated:h200,clock=virtual"), HasSubstr("allowed on a node: clock=real"));
+  EXPECT_THAT(text("emulated:h200x8"), HasSubstr("8 devices; allowed on a node: one"));
+  EXPECT_THAT(text("emulated:h200,mode=fast"), HasSubstr("mode is 'fast'; allowed: timing, functional"));
+  EXPECT_THAT(text("emulated:h200,mode=timing"), Not(HasSubstr("emulated")));
 }
 
 TEST(NodeOptions, AreReadFromTheTableOfOptions) {

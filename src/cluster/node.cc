@@ -82,6 +82,17 @@ nlohmann::json TrainJson(const TrainStatus& status, const std::string& name) {
           {"held_bytes", status.latest.held_bytes}};
 }
 
+nlohmann::json EmulationJson(const device::TimelineReport& report) {
+  const auto busy = [&](device::EngineKind engine) { return absl::ToDoubleSeconds(report.busy.at(engine)); };
+  return {{"elapsed_s", absl::ToDoubleSeconds(report.elapsed)},
+          {"compute_busy_s", busy(device::EngineKind::kCompute)},
+          {"host_to_device_busy_s", busy(device::EngineKind::kHostToDevice)},
+          {"device_to_host_busy_s", busy(device::EngineKind::kDeviceToHost)},
+          {"overrun_s", absl::ToDoubleSeconds(report.overrun)},
+          {"host_limited", report.host_limited},
+          {"host_limited_reason", report.host_limited_reason}};
+}
+
 class NodeImpl : public Node {
  public:
   explicit NodeImpl(NodeOptions options) : options_(std::move(options)) {}
@@ -139,6 +150,7 @@ class NodeImpl : public Node {
   const NodeOptions& options() const override { return options_; }
   const std::string& runtime_directory() const override { return directory_->path(); }
   const Timeline& timeline() const override { return timeline_; }
+  std::optional<device::TimelineReport> emulation() override { return device_->timeline(); }
 
   Status StartTraining() override {
     if (!options_.has_training()) return FailedPrecondition("no training job is configured: train.data is empty");
@@ -158,6 +170,7 @@ class NodeImpl : public Node {
                            {"pool", PoolJson(broker_->Stats())},
                            {"models", nlohmann::json::array()}};
     for (const serve::ModelStatus& model : server_->Models()) json["models"].push_back(ModelJson(model));
+    if (const auto emulation = device_->timeline(); emulation.has_value()) json["emulation"] = EmulationJson(*emulation);
     if (options_.has_training()) json["training"] = TrainJson(supervisor_->status(), options_.train.name);
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }

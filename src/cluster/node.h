@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,8 @@ class Node {
   virtual const NodeOptions& options() const = 0;
   virtual const std::string& runtime_directory() const = 0;
   virtual const Timeline& timeline() const = 0;
+  // What an emulated device has done, for all processes that have it; nothing for other devices.
+  virtual std::optional<device::TimelineReport> emulation() = 0;
 
   // FAILED_PRECONDITION if one runs already or options.train.data is empty.
   virtual Status StartTraining() = 0;

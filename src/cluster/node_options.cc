@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cluster/node.h"
+#include "device/emulated/spec.h"
 
 namespace tidepool::cluster {
 namespace {
@@ -67,6 +68,20 @@ void NodeOptions::Register(OptionTable* table, bool with_training) {
   train.Register(table);
 }
 
+namespace {
+
+// A node works in real time with other processes: what cannot follow an emulated device there is said before anything starts.
+std::string FaultOfDevice(const std::string& name) {
+  if (!name.starts_with(device::emulated::kPrefix)) return {};
+  const auto spec = device::emulated::ParseSpec(name);
+  if (!spec.ok()) return MessageOf(spec.status());
+  if (spec->virtual_clock) return fmt::format("node.device is '{}'; allowed on a node: clock=real", name);
+  if (spec->count != 1) return fmt::format("node.device is '{}', {} devices; allowed on a node: one", name, spec->count);
+  return {};
+}
+
+}  // namespace
+
 Status NodeOptions::Validate() const {
   std::vector<std::string> faults;
   const auto fault = [&](bool wrong, std::string text) {
@@ -74,6 +89,7 @@ Status NodeOptions::Validate() const {
   };
   fault(device.page_bytes < 4096 || (device.page_bytes & (device.page_bytes - 1)) != 0,
         fmt::format("node.page_size is {}; allowed: a power of two of at least 4 KiB", FormatBytes(device.page_bytes)));
+  if (std::string wrong = FaultOfDevice(device.name); !wrong.empty()) faults.push_back(std::move(wrong));
   fault(device.capacity_bytes < device.page_bytes,
         fmt::format("node.capacity is {}; allowed: at least one page of {}", FormatBytes(device.capacity_bytes), FormatBytes(device.page_bytes)));
   fault(reserve_bytes < 0 || reserve_bytes > device.capacity_bytes,
