@@ -69,7 +69,7 @@ struct DemoRun {
   std::vector<serve::ModelStatus> models;
   absl::Time start, end;  // of the load
   cluster::TrainStatus training;
-  std::optional<device::TimelineReport> emulation;  // of an emulated device, until the load's end
+  std::optional<cluster::EmulationStatus> emulation;  // at the load's end
 };
 
 // The network that is trained.

@@ -79,12 +79,21 @@ nlohmann::json TrainJson(const TrainStatus& status, const std::string& name) {
           {"samples_per_s", status.latest.samples_per_s},
           {"micro_batch", status.latest.micro_batch},
           {"aborts", status.latest.aborts},
-          {"held_bytes", status.latest.held_bytes}};
+          {"held_bytes", status.latest.held_bytes},
+          {"device_seconds", status.latest.device_seconds},
+          {"device_samples_per_s", status.latest.device_samples_per_s}};
 }
 
-nlohmann::json EmulationJson(const device::TimelineReport& report) {
+nlohmann::json EmulationJson(const EmulationStatus& emulation) {
+  const device::TimelineReport& report = emulation.report;
   const auto busy = [&](device::EngineKind engine) { return absl::ToDoubleSeconds(report.busy.at(engine)); };
-  return {{"elapsed_s", absl::ToDoubleSeconds(report.elapsed)},
+  return {{"profile", emulation.properties.profile},
+          {"hardware", emulation.properties.model},
+          {"times", emulation.properties.estimated ? "estimated" : "measured"},
+          {"source", emulation.properties.profile_source},
+          {"results", emulation.properties.computes ? "computed" : "none"},
+          {"description", DescribeEmulation(emulation.properties)},
+          {"elapsed_s", absl::ToDoubleSeconds(report.elapsed)},
           {"compute_busy_s", busy(device::EngineKind::kCompute)},
           {"host_to_device_busy_s", busy(device::EngineKind::kHostToDevice)},
           {"device_to_host_busy_s", busy(device::EngineKind::kDeviceToHost)},
@@ -108,6 +117,8 @@ class NodeImpl : public Node {
     TIDEPOOL_RETURN_IF_ERROR(options_.Validate());
     TIDEPOOL_ASSIGN_OR_RETURN(directory_, RuntimeDirectory::Open(options_.runtime_directory));
     options_ = Complete(std::move(options_), directory_->path());
+    TIDEPOOL_ASSIGN_OR_RETURN(device::OneDevice settled, device::CheckOneDevice(options_.device, kUsualCapacityBytes));
+    options_.device = std::move(settled.options);
     TIDEPOOL_ASSIGN_OR_RETURN(device_, device::OpenDevice(options_.device));
     const int64_t pages = device_->info().capacity_bytes / device_->info().page_bytes;
     pool::BrokerOptions broker{.socket_path = options_.train.pool_socket,
@@ -150,7 +161,11 @@ class NodeImpl : public Node {
   const NodeOptions& options() const override { return options_; }
   const std::string& runtime_directory() const override { return directory_->path(); }
   const Timeline& timeline() const override { return timeline_; }
-  std::optional<device::TimelineReport> emulation() override { return device_->timeline(); }
+  std::optional<EmulationStatus> emulation() override {
+    const auto report = device_->timeline();
+    if (!report.has_value()) return std::nullopt;
+    return EmulationStatus{.properties = device_->properties(), .report = *report};
+  }
 
   Status StartTraining() override {
     if (!options_.has_training()) return FailedPrecondition("no training job is configured: train.data is empty");
@@ -170,7 +185,7 @@ class NodeImpl : public Node {
                            {"pool", PoolJson(broker_->Stats())},
                            {"models", nlohmann::json::array()}};
     for (const serve::ModelStatus& model : server_->Models()) json["models"].push_back(ModelJson(model));
-    if (const auto emulation = device_->timeline(); emulation.has_value()) json["emulation"] = EmulationJson(*emulation);
+    if (const auto emulated = emulation(); emulated.has_value()) json["emulation"] = EmulationJson(*emulated);
     if (options_.has_training()) json["training"] = TrainJson(supervisor_->status(), options_.train.name);
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
@@ -240,6 +255,13 @@ class NodeImpl : public Node {
 };
 
 }  // namespace
+
+std::string DescribeEmulation(const device::DeviceProperties& properties) {
+  return fmt::format("times of profile '{}', {}{}; {}", properties.profile,
+                     properties.estimated ? "not measured" : "measured",
+                     properties.profile_source.empty() ? "" : fmt::format(" ({})", properties.profile_source),
+                     properties.computes ? "results are computed on this machine" : "results are zeros");
+}
 
 StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
   auto node = std::make_unique<NodeImpl>(std::move(options));

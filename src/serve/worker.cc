@@ -358,15 +358,15 @@ void Worker::Answer(Execution* execution) {
   ExecuteDoneMessage& done = execution->done;
   done.job = execution->order.job;
   if (!execution->computed) {
-    const StatusOr<absl::Time> begun = execution->begun.ReachedAt();
-    const absl::Duration took = client_->device().clock()->Now() - begun.value_or(client_->device().clock()->Now());
-    done.pieces = 1;
-    done.start_ns = MonotonicNanos() - absl::ToInt64Nanoseconds(took);
     done.status = execution->job->cancelled ? Cancelled("the execution was cancelled") : Status();
     if (done.status.ok()) ZeroOutputs(execution->order);
   }
-  // An emulated device may take longer than the arithmetic did.
-  if (!execution->computed || emulated_) done.end_ns = MonotonicNanos();
+  if (emulated_) {
+    // On the device's timeline, which may have taken longer than the arithmetic.
+    const absl::Time now = client_->device().clock()->Now();
+    done.end_ns = MonotonicNanos();
+    done.start_ns = done.end_ns - absl::ToInt64Nanoseconds(now - execution->begun.ReachedAt().value_or(now));
+  }
   const pool::ArenaStats stats = workspace_->stats();
   done.workspace_pages = stats.held_pages;
   done.workspace_peak_pages = stats.peak_held_pages;

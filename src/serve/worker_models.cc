@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/units.h"
+#include "model/cost.h"
 #include "model/families.h"
 #include "serve/packer.h"
 
@@ -14,14 +15,6 @@ constexpr size_t kCachedGraphs = 64;
 constexpr int kPlacingRounds = 4;
 // A wait for memory is cut into pieces, so that a cancelled load ends soon.
 constexpr absl::Duration kGrowPiece = absl::Seconds(1);
-
-// Each op reads what it keeps and writes as much, at least; weights are read once.
-profile::OpCost CostOf(const model::Graph& graph) {
-  return {.flops_per_sample = static_cast<double>(graph.forward_flops_per_sample()),
-          .bytes_per_sample = 2 * static_cast<double>(graph.activation_bytes_per_sample()),
-          .fixed_bytes = static_cast<double>(graph.parameter_bytes()),
-          .launches = static_cast<double>(graph.ops.size())};
-}
 
 Status CancelledLoad(const std::string& name) { return Cancelled("the load of model '{}' was cancelled", name); }
 
@@ -131,7 +124,7 @@ StatusOr<LoadReport> WorkerModels::Load(const LoadMessage& order, const std::ato
   auto instance = std::make_shared<Instance>();
   instance->name = order.name;
   instance->spec = order.spec;
-  instance->cost = CostOf(*graph);
+  instance->cost = model::CostOf(*graph, profile::Phase::kForward);
   for (model::ValueId id : graph->inputs) {
     TIDEPOOL_ASSIGN_OR_RETURN(const int64_t bytes, BytesPerSample(graph->values[static_cast<size_t>(id)]));
     instance->input_sample_bytes.push_back(bytes);
