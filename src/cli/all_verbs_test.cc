@@ -117,7 +117,8 @@ TEST_F(EveryVerb, ThatRunsADeviceTakesTheSameNames) {
     OptionTable table;
     RegisterAll(verb.get(), &table);
     const OptionTable::Entry* flag = table.FindFlag("device");
-    if (flag == nullptr || !std::set<std::string>{"node.device", "demo.device", "train.device"}.contains(flag->info.key)) continue;
+    if (flag == nullptr || !std::set<std::string>{"node.device", "demo.device", "train.device"}.contains(flag->info.key))
+      continue;
     ++verbs;
     EXPECT_EQ(flag->default_value, "host") << verb->path();
     EXPECT_THAT(flag->info.help, HasSubstr("emulated:PROFILE")) << verb->path();
@@ -129,7 +130,8 @@ TEST_F(EveryVerb, ThatRunsADeviceTakesTheSameNames) {
       EXPECT_NE(outcome.code, kExitDone) << verb->path() << " " << device;
       return outcome.err;
     };
-    EXPECT_THAT(run("v100"), HasSubstr("device name 'v100' is unknown; allowed: host, cuda:<index>, emulated:<profile>")) << verb->path();
+    EXPECT_THAT(run("v100"), HasSubstr("device name 'v100' is unknown; allowed: host, cuda:<index>, emulated:<profile>"))
+        << verb->path();
     EXPECT_THAT(run("emulated:h200x8"), HasSubstr("means 8 devices; a node or a training job runs one device")) << verb->path();
     EXPECT_THAT(run("emulated:nothing"), HasSubstr("there is no profile 'nothing'")) << verb->path();
     EXPECT_THAT(run("emulated:v100,clock=virtual"), HasSubstr("allowed here: real")) << verb->path();

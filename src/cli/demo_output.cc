@@ -62,16 +62,18 @@ std::string EmulationText(const DemoResult& result) {
   const cluster::EmulationStatus& emulation = *result.main.emulation;
   const train::TrainProgress& training = result.main.training.latest;
   const auto busy = [&](device::EngineKind engine) { return tidepool::FormatDuration(emulation.report.busy.at(engine)); };
-  std::string text = fmt::format("  emulated    {}: {}\n              of {}: {} busy computing ({} of it in training), {} copying models to it\n",
-                                 result.settings.device, cluster::DescribeEmulation(emulation.properties),
-                                 tidepool::FormatDuration(emulation.report.elapsed), busy(device::EngineKind::kCompute),
-                                 tidepool::FormatDuration(absl::Seconds(training.device_seconds)), busy(device::EngineKind::kHostToDevice));
+  std::string text = fmt::format(
+      "  emulated    {}: {}\n              of {}: {} busy computing ({} of it in training), {} copying models to it\n",
+      result.settings.device, cluster::DescribeEmulation(emulation.properties),
+      tidepool::FormatDuration(emulation.report.elapsed), busy(device::EngineKind::kCompute),
+      tidepool::FormatDuration(absl::Seconds(training.device_seconds)), busy(device::EngineKind::kHostToDevice));
   if (training.device_samples_per_s > 0) {
     text += fmt::format("              training at the device's pace: {:.1f} samples/s\n", training.device_samples_per_s);
   }
   if (emulation.report.host_limited) {
     text += fmt::format(
-        "  HOST-LIMITED  this machine computes slower than the emulated device, so latencies and samples/s above are this machine's:\n"
+        "  HOST-LIMITED  this machine computes slower than the emulated device, so latencies and samples/s above are this "
+        "machine's:\n"
         "              {}\n",
         emulation.report.host_limited_reason);
   }
@@ -99,7 +101,8 @@ std::string DemoJson(const DemoResult& result) {
   json["seed"] = result.settings.seed;
   json["machine"] = result.machine;
   json["device"] = result.settings.device;
-  if (const auto& emulation = result.main.emulation; emulation.has_value()) json["emulation"] = EmulationJson(*emulation, result.main.training.latest);
+  if (const auto& emulation = result.main.emulation; emulation.has_value())
+    json["emulation"] = EmulationJson(*emulation, result.main.training.latest);
   json["models"] = result.settings.data.models.size();
   json["model_bytes"] = result.settings.data.model_bytes;
   json["training_bytes_estimated"] = result.training_bytes_estimate;

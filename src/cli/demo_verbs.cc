@@ -157,8 +157,9 @@ Status DemoVerb::Validate() const {
   if (!device.ok()) {
     faults.push_back("--device: " + MessageOf(device.status()));
   } else if (!device->computes) {
-    faults.push_back(fmt::format("--device is '{}', which only keeps time; the demo trains, which takes results. Allowed: mode=functional",
-                                 settings_.device));
+    faults.push_back(
+        fmt::format("--device is '{}', which only keeps time; the demo trains, which takes results. Allowed: mode=functional",
+                    settings_.device));
   }
   if (faults.empty()) return {};
   return InvalidArgument("{}", JoinText(faults, "\n"));

@@ -111,11 +111,12 @@ StatusOr<std::string> StatusText(const std::string& text) {
                      FormatBytes(Whole(pool, "returning_pages") * page), FormatBytes(Whole(pool, "dirty_pages") * page),
                      FormatBytes(Whole(pool, "peak_granted_pages") * page), Whole(pool, "violations"));
   if (const auto emulation = status.find("emulation"); emulation != status.end() && emulation->is_object()) {
-    out += fmt::format("device  {}: {}\n        emulated {:.0f} s: compute busy {:.3f} s, copies to it {:.3f} s\n", Text(status, "device"),
-                       Text(*emulation, "description"), Number(*emulation, "elapsed_s"), Number(*emulation, "compute_busy_s"),
-                       Number(*emulation, "host_to_device_busy_s"));
+    out += fmt::format("device  {}: {}\n        emulated {:.0f} s: compute busy {:.3f} s, copies to it {:.3f} s\n",
+                       Text(status, "device"), Text(*emulation, "description"), Number(*emulation, "elapsed_s"),
+                       Number(*emulation, "compute_busy_s"), Number(*emulation, "host_to_device_busy_s"));
     if (emulation->value("host_limited", json(false)) == json(true)) {
-      out += fmt::format("        HOST-LIMITED: latencies and rates are this machine's, not the device's: {}\n", Text(*emulation, "host_limited_reason"));
+      out += fmt::format("        HOST-LIMITED: latencies and rates are this machine's, not the device's: {}\n",
+                         Text(*emulation, "host_limited_reason"));
     }
   }
   if (const auto training = status.find("training"); training != status.end() && training->is_object()) {
@@ -124,7 +125,8 @@ StatusOr<std::string> StatusText(const std::string& text) {
                        Number(*training, "loss"), Number(*training, "samples_per_s"), Whole(*training, "micro_batch"), Whole(*training, "aborts"),
                        Whole(*training, "restarts"), Size(*training, "held_bytes"));
     if (const double rate = Number(*training, "device_samples_per_s"); rate > 0) {
-      out += fmt::format("        on the emulated device: {:.1f} samples/s, {:.3f} s of its time\n", rate, Number(*training, "device_seconds"));
+      out += fmt::format("        on the emulated device: {:.1f} samples/s, {:.3f} s of its time\n", rate,
+                         Number(*training, "device_seconds"));
     }
     if (const std::string error = Text(*training, "last_error"); !error.empty()) out += "        last end: " + error + "\n";
   }

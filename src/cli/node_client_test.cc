@@ -33,7 +33,8 @@ TEST(NodeClient, ShowsMemoryModelsAndTraining) {
 }
 
 TEST(NodeClient, SaysWhereTheTimesOfAnEmulatedDeviceComeFrom) {
-  const auto text = StatusText(R"({"device":"emulated:v100","emulation":{"description":"times of profile 'v100', not measured","elapsed_s":12.3,
+  const auto text =
+      StatusText(R"({"device":"emulated:v100","emulation":{"description":"times of profile 'v100', not measured","elapsed_s":12.3,
     "compute_busy_s":1.25,"host_to_device_busy_s":0.5,"host_limited":true,"host_limited_reason":"results took longer"},
     "training":{"name":"train","state":"running","device_samples_per_s":250.5,"device_seconds":2}})");
   ASSERT_TRUE(text.ok()) << ToString(text.status());

@@ -35,7 +35,8 @@ class RunNodeVerb : public Verb {
 };
 
 void RunNodeVerb::Announce(cluster::Node& node, const api::Api& front, const VerbContext& context) {
-  Say(fmt::format("ready: {} of device memory, mode {}", FormatBytes(node.options().device.capacity_bytes), serve::Name(options_.server.mode)));
+  Say(fmt::format("ready: {} of device memory, mode {}", FormatBytes(node.options().device.capacity_bytes),
+                  serve::Name(options_.server.mode)));
   if (const auto emulation = node.emulation(); emulation.has_value()) {
     Say(fmt::format("  device   {}: {}", node.options().device.name, cluster::DescribeEmulation(emulation->properties)));
   }

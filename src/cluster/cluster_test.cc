@@ -139,7 +139,8 @@ TEST(NodeOptions, TakeOneDeviceThatOtherProcessesCanFollow) {
   options.train.data = "text:/books";
   EXPECT_THAT(text("emulated:h200,mode=timing"), HasSubstr("only keeps time; a training job computes its results"));
   options.reserve_bytes = 8 << 20;
-  EXPECT_THAT(text("emulated:h200,capacity=4MiB"), HasSubstr("pool.reserve is 8.00 MiB; allowed: 0 B to the capacity of 4.00 MiB"));
+  EXPECT_THAT(text("emulated:h200,capacity=4MiB"),
+              HasSubstr("pool.reserve is 8.00 MiB; allowed: 0 B to the capacity of 4.00 MiB"));
 }
 
 TEST(NodeOptions, AreReadFromTheTableOfOptions) {

@@ -257,8 +257,7 @@ class NodeImpl : public Node {
 }  // namespace
 
 std::string DescribeEmulation(const device::DeviceProperties& properties) {
-  return fmt::format("times of profile '{}', {}{}; {}", properties.profile,
-                     properties.estimated ? "not measured" : "measured",
+  return fmt::format("times of profile '{}', {}{}; {}", properties.profile, properties.estimated ? "not measured" : "measured",
                      properties.profile_source.empty() ? "" : fmt::format(" ({})", properties.profile_source),
                      properties.computes ? "results are computed on this machine" : "results are zeros");
 }

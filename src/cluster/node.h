@@ -3,14 +3,14 @@
 // by whoever starts the node.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/clock.h"
 #include "base/options.h"
@@ -27,7 +27,7 @@ namespace tidepool::cluster {
 inline constexpr int64_t kUsualCapacityBytes = int64_t{2} << 30;
 
 struct NodeOptions {
-  device::DeviceOptions device;     // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
+  device::DeviceOptions device;  // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
   pool::FitPolicy fit = pool::FitPolicy::kBestFit;
   int64_t reserve_bytes = 0;        // kept free of training
   absl::Duration fence_after = absl::Seconds(5);

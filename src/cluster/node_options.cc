@@ -17,8 +17,9 @@ std::string DefaultWorkerBinary() { return ExecutableDirectory() + "/tidepool-wo
 
 void NodeOptions::Register(OptionTable* table, bool with_training) {
   table->Add({.key = "node.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &device.name);
-  table->Add({.key = "node.capacity", .help = "Device memory that models and training share; 0: what the device's name says, or 2 GiB"},
-             BytesField{&device.capacity_bytes});
+  table->Add(
+      {.key = "node.capacity", .help = "Device memory that models and training share; 0: what the device's name says, or 2 GiB"},
+      BytesField{&device.capacity_bytes});
   table->Add({.key = "node.page_size", .help = "Unit in which memory changes hands", .advanced = true}, BytesField{&device.page_bytes});
   table->AddCustom({.key = "node.mapping", .help = "fast: every page stays mapped; strict: a page is inaccessible while not owned", .metavar = "MODE"},
                    "string",
@@ -79,12 +80,14 @@ Status NodeOptions::Validate() const {
   if (const auto settled = device::CheckOneDevice(device, kUsualCapacityBytes); settled.ok()) {
     capacity = settled->options.capacity_bytes;
     fault(has_training() && !settled->computes,
-          fmt::format("node.device is '{}', which only keeps time; a training job computes its results. Allowed here: mode=functional", device.name));
+          fmt::format(
+              "node.device is '{}', which only keeps time; a training job computes its results. Allowed here: mode=functional",
+              device.name));
   } else {
     faults.push_back("node.device: " + MessageOf(settled.status()));
   }
-  fault(capacity != 0 && capacity < device.page_bytes,
-        fmt::format("node.capacity is {}; allowed: at least one page of {}", FormatBytes(capacity), FormatBytes(device.page_bytes)));
+  fault(capacity != 0 && capacity < device.page_bytes, fmt::format("node.capacity is {}; allowed: at least one page of {}",
+                                                                   FormatBytes(capacity), FormatBytes(device.page_bytes)));
   fault(reserve_bytes < 0 || (capacity > 0 && reserve_bytes > capacity),
         fmt::format("pool.reserve is {}; allowed: 0 B to the capacity of {}", FormatBytes(reserve_bytes), FormatBytes(capacity)));
   fault(fence_after <= absl::ZeroDuration(), fmt::format("pool.fence_after is {}; allowed: more than 0 s", tidepool::FormatDuration(fence_after)));

@@ -16,8 +16,8 @@
 namespace tidepool::cluster {
 namespace {
 
-using ::testing::HasSubstr;
 using profile::Phase;
+using ::testing::HasSubstr;
 
 constexpr char kSpec[] = "resnet18:image=32,small_stem=true,width=8,classes=4";
 constexpr absl::Duration kForward = absl::Milliseconds(30);
@@ -54,7 +54,8 @@ class EmulatedNodeTest : public ::testing::Test {
   // The bytes of the answer to one request with the same picture each time.
   static std::string Infer(Node* node) {
     serve::InferRequest request{.model = "small", .id = "r"};
-    serve::Tensor picture{.name = node->server().Model("small")->inputs.at(0).name, .datatype = DType::kF32, .shape = {1, 3, 32, 32}};
+    serve::Tensor picture{
+        .name = node->server().Model("small")->inputs.at(0).name, .datatype = DType::kF32, .shape = {1, 3, 32, 32}};
     for (int i = 0; i < 3 * 32 * 32; ++i) {
       const float value = static_cast<float>(i % 100) / 50 - 1;
       picture.data.append(reinterpret_cast<const char*>(&value), sizeof(value));
@@ -67,7 +68,8 @@ class EmulatedNodeTest : public ::testing::Test {
       answer = std::move(response);
     });
     absl::MutexLock lock(&mu);
-    const bool answered = Clock::Real()->Await(&mu, [&] { return answer.has_value(); }, Soon());
+    const bool answered = Clock::Real()->Await(
+        &mu, [&] { return answer.has_value(); }, Soon());
     EXPECT_TRUE(answered);
     if (!answered || !(*answer).ok()) {
       EXPECT_TRUE(answered && (*answer).ok()) << (answered ? ToString((*answer).status()) : "no answer");
@@ -94,8 +96,7 @@ TEST_F(EmulatedNodeTest, ChargesWhatTheProfileSaysAndComputesTheSameAnswers) {
   EXPECT_EQ(Busy(node.get(), device::EngineKind::kCompute), 3 * kForward);
   const serve::ModelStatus model = *node->server().Model("small");
   EXPECT_EQ(model.loads, 1);
-  EXPECT_EQ(Busy(node.get(), device::EngineKind::kHostToDevice),
-            absl::Microseconds(100) + absl::Nanoseconds(model.weight_bytes));
+  EXPECT_EQ(Busy(node.get(), device::EngineKind::kHostToDevice), absl::Microseconds(100) + absl::Nanoseconds(model.weight_bytes));
   EXPECT_GE(model.compute_time, 3 * kForward);
   EXPECT_FALSE(node->emulation()->properties.estimated);
   for (const char* part : {R"("profile":"planted")", R"("times":"measured")", R"("results":"computed")", R"("source":"a test")",

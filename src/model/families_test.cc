@@ -57,7 +57,8 @@ TEST(Cost, OfAKnownNetworkIsWhatItsTableSays) {
   const Graph graph = BuildGraph("resnet50").value();
   const profile::KnownNetwork* known = profile::FindNetwork("resnet50");
   ASSERT_NE(known, nullptr);
-  for (const auto phase : {profile::Phase::kForward, profile::Phase::kBackward, profile::Phase::kStep, profile::Phase::kOptimizer}) {
+  for (const auto phase :
+       {profile::Phase::kForward, profile::Phase::kBackward, profile::Phase::kStep, profile::Phase::kOptimizer}) {
     const profile::OpCost counted = CostOf(graph, phase), table = profile::CostOf(*known, phase, DType::kF32);
     // The table leaves the gradient of the first convolution's input out, and counts layers instead of calls.
     EXPECT_NEAR(counted.flops_per_sample, table.flops_per_sample, 0.03 * table.flops_per_sample);

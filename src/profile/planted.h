@@ -1,18 +1,18 @@
 // For tests only: a bundle of planted times on disk.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "profile/bundle_io.h"
 
 namespace tidepool::profile::testing {
 
-// Makes `folder`/planted, measured, with these rows, and returns the name of the device that is emulated from it. The hardware has 4 GB, and
-// a copy to it takes 100 us and 1 ns per byte.
+// Makes `folder`/planted, measured, with these rows, and returns the name of the device that is emulated from it. The hardware
+// has 4 GB, and a copy to it takes 100 us and 1 ns per byte.
 inline std::string WritePlantedBundle(const std::string& folder, std::vector<OpRow> rows) {
   Bundle bundle{.ops = std::move(rows)};
   bundle.manifest.name = "planted";

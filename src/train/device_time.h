@@ -1,21 +1,21 @@
-// The time that training takes on an emulated device. The arithmetic runs on the trainer's thread; the device is told before it which
-// passes begin, and waited for after it. So a micro-batch takes as long as the slower of the two, its passes share the device's
-// compute engine with the executions of inference, and what this machine took longer counts as the device's overrun.
+// The time that training takes on an emulated device. The arithmetic runs on the trainer's thread; the device is told before it
+// which passes begin, and waited for after it. So a micro-batch takes as long as the slower of the two, its passes share the
+// device's compute engine with the executions of inference, and what this machine took longer counts as the device's overrun.
 //
 //   Begin -> (arithmetic) -> End        or        Begin -> (arithmetic fails) -> BreakOff
 //
 // Owned by the trainer's main thread.
 #pragma once
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+#include <absl/time/time.h>
+
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
-#include <absl/time/time.h>
 
 #include "base/status.h"
 #include "device/device.h"
@@ -29,7 +29,8 @@ class DeviceTime {
     std::string model;         // the network as profiles name it
     int optimizer_states = 1;  // numbers that the optimizer keeps per weight
   };
-  // Null for a device that is not emulated. `device` and `graph` outlive it. FAILED_PRECONDITION for a device that only keeps time.
+  // Null for a device that is not emulated. `device` and `graph` outlive it. FAILED_PRECONDITION for a device that only keeps
+  // time.
   static StatusOr<std::unique_ptr<DeviceTime>> Create(device::Device* device, const model::Graph& graph, Options options);
   ~DeviceTime();
   DeviceTime(const DeviceTime&) = delete;

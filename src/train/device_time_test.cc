@@ -10,8 +10,8 @@
 namespace tidepool::train {
 namespace {
 
-using ::testing::HasSubstr;
 using profile::Phase;
+using ::testing::HasSubstr;
 
 constexpr char kModel[] = "resnet18:image=32,small_stem=true,width=8,classes=4";
 

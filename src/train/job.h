@@ -73,7 +73,8 @@ struct TrainProgress {
   int64_t micro_batch = 0, micro_batches = 0, aborts = 0, boundary_waits = 0, protected_runs = 0;
   double wasted_seconds = 0, compute_seconds = 0, paused_seconds = 0;
   double longest_operator_ms = 0;
-  // On an emulated device: what the job has had of its compute time, and the samples of the last steps per second of that. Else 0.
+  // On an emulated device: what the job has had of its compute time, and the samples of the last steps per second of that. Else
+  // 0.
   double device_seconds = 0, device_samples_per_s = 0;
   int64_t held_bytes = 0, live_bytes = 0, guaranteed_bytes = 0;
   std::string message;

@@ -34,7 +34,8 @@ void TrainOptions::Register(OptionTable* table, bool with_device) {
   table->Add({.key = "train.pool_socket", .help = "Socket of the node's page broker; empty: a pool of its own", .metavar = "PATH"},
              &pool_socket);
   if (with_device) table->Add({.key = "train.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &device);
-  table->Add({.key = "train.pool_bytes", .help = "Size of a pool of its own; 0: what the device's name says, or 2 GiB"}, BytesField{&pool_bytes});
+  table->Add({.key = "train.pool_bytes", .help = "Size of a pool of its own; 0: what the device's name says, or 2 GiB"},
+             BytesField{&pool_bytes});
   table->Add({.key = "train.burst_bytes", .help = "Most device memory it may hold; 0: all"}, BytesField{&burst_bytes});
   table->Add({.key = "train.journal", .help = "Write the partition journal to this file", .metavar = "FILE"}, &journal);
   table->Add({.key = "train.replay", .help = "Follow this partition journal exactly", .metavar = "FILE"}, &replay);
@@ -66,8 +67,10 @@ Status TrainOptions::Validate() const {
   if (pool_socket.empty()) {
     const auto settled = device::CheckOneDevice({.name = device, .capacity_bytes = pool_bytes}, kUsualPoolBytes);
     require(settled.ok(), fmt::format("train.device: {}", MessageOf(settled.status())));
-    require(!settled.ok() || settled->computes,
-            fmt::format("train.device is '{}', which only keeps time, and training computes its results; allowed: mode=functional", device));
+    require(
+        !settled.ok() || settled->computes,
+        fmt::format("train.device is '{}', which only keeps time, and training computes its results; allowed: mode=functional",
+                    device));
   }
   require(burst_bytes >= 0, fmt::format("train.burst_bytes is {}; allowed: 0 and above", burst_bytes));
   require(evaluation_steps >= 0, fmt::format("train.evaluation_steps is {}; allowed: 0 and above", evaluation_steps));

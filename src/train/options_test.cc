@@ -67,7 +67,8 @@ TEST(TrainOptions, TakeADeviceOfTheirOwnPool) {
   EXPECT_EQ(fault("emulated:v100,capacity=64MiB"), "");
   EXPECT_THAT(fault("v100"), HasSubstr("train.device: device name 'v100' is unknown"));
   EXPECT_THAT(fault("emulated:h200x8"), HasSubstr("train.device: device 'emulated:h200x8' means 8 devices"));
-  EXPECT_THAT(fault("emulated:v100,mode=timing"), HasSubstr("only keeps time, and training computes its results; allowed: mode=functional"));
+  EXPECT_THAT(fault("emulated:v100,mode=timing"),
+              HasSubstr("only keeps time, and training computes its results; allowed: mode=functional"));
   options.pool_socket = "/run/pool.sock";
   EXPECT_EQ(fault("host"), "") << "the node's";
 }

@@ -540,7 +540,8 @@ Status Trainer::OptimizerStep(const JournalStep& record, const Totals& totals) {
   if (recent_.size() > 10) recent_.pop_front();
   const StepEnd &first = recent_.front(), &last = recent_.back();
   const auto samples = static_cast<double>(last.samples - first.samples);
-  const double seconds = absl::ToDoubleSeconds(last.time - first.time), device_seconds = last.device_seconds - first.device_seconds;
+  const double seconds = absl::ToDoubleSeconds(last.time - first.time),
+               device_seconds = last.device_seconds - first.device_seconds;
   if (seconds > 0) progress_.samples_per_s = samples / seconds;
   if (device_seconds > 0) progress_.device_samples_per_s = samples / device_seconds;
   Emit("step");

@@ -247,8 +247,10 @@ TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
   std::vector<profile::OpRow> rows = {{.key = {.model = options.model, .phase = profile::Phase::kOptimizer}, .median_us = 5000}};
   for (int64_t batch = 1; batch <= options.max_micro_batch; ++batch) {
     const auto samples = static_cast<double>(batch);
-    rows.push_back({.key = {.model = options.model, .phase = profile::Phase::kForward, .batch = batch}, .median_us = 1000 * samples});
-    rows.push_back({.key = {.model = options.model, .phase = profile::Phase::kBackward, .batch = batch}, .median_us = 2000 * samples});
+    rows.push_back(
+        {.key = {.model = options.model, .phase = profile::Phase::kForward, .batch = batch}, .median_us = 1000 * samples});
+    rows.push_back(
+        {.key = {.model = options.model, .phase = profile::Phase::kBackward, .batch = batch}, .median_us = 2000 * samples});
   }
   const std::string folder = folder_ / "profile";
   std::filesystem::create_directories(folder);
@@ -262,7 +264,8 @@ TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
   EXPECT_EQ(last.samples, 80);
   // Two epochs of 40 samples in four steps each, and the one sample that is tried before.
   EXPECT_DOUBLE_EQ(last.device_seconds, 81 * 0.003 + 8 * 0.005);
-  EXPECT_NEAR(last.device_samples_per_s, 68 / (68 * 0.003 + 7 * 0.005), 1e-6) << "from the end of the first step to that of the last";
+  EXPECT_NEAR(last.device_samples_per_s, 68 / (68 * 0.003 + 7 * 0.005), 1e-6)
+      << "from the end of the first step to that of the last";
   EXPECT_EQ(Bytes(folder_ / "plain.safetensors"), Bytes(folder_ / "emulated.safetensors"));
 }
 

@@ -198,12 +198,16 @@ TEST(CheckOneDevice, SaysWhatIsAllowedInstead) {
   EXPECT_THAT(message("tpu"), HasSubstr("device name 'tpu' is unknown; allowed: host, cuda:<index>, emulated:<profile>"));
   EXPECT_THAT(message("v100"), HasSubstr("did you mean 'emulated:v100'?"));
   EXPECT_THAT(message("cuda:x"), HasSubstr("'cuda:x' is unknown"));
-  EXPECT_THAT(message("emulated:h200x8,mode=timing"), HasSubstr("means 8 devices; a node or a training job runs one device. Allowed here: 'emulated:h200'"));
-  EXPECT_THAT(message("emulated:h200,clock=virtual"), HasSubstr("clock is 'virtual', which sockets and other processes cannot follow; allowed here: real"));
-  EXPECT_THAT(message("emulated:h200,share=round-robin"), HasSubstr("share is 'round-robin'; allowed where several processes use a device: fifo"));
+  EXPECT_THAT(message("emulated:h200x8,mode=timing"),
+              HasSubstr("means 8 devices; a node or a training job runs one device. Allowed here: 'emulated:h200'"));
+  EXPECT_THAT(message("emulated:h200,clock=virtual"),
+              HasSubstr("clock is 'virtual', which sockets and other processes cannot follow; allowed here: real"));
+  EXPECT_THAT(message("emulated:h200,share=round-robin"),
+              HasSubstr("share is 'round-robin'; allowed where several processes use a device: fifo"));
   EXPECT_THAT(message("emulated:h200,mode=fast"), HasSubstr("mode is 'fast'; allowed: timing, functional"));
   EXPECT_THAT(message("emulated:h2000"), HasSubstr("did you mean 'h200'?"));
-  EXPECT_THAT(message("emulated:v100,capacity=4MiB", 6 << 20), HasSubstr("its name says a capacity of 4.00 MiB, and 6.00 MiB is asked for beside it"));
+  EXPECT_THAT(message("emulated:v100,capacity=4MiB", 6 << 20),
+              HasSubstr("its name says a capacity of 4.00 MiB, and 6.00 MiB is asked for beside it"));
   EXPECT_THAT(message("emulated:t4", int64_t{17} << 30), HasSubstr("its capacity is 17.0 GiB; allowed: at most the"));
   EXPECT_THAT(message("host", -1), HasSubstr("capacity is -1 bytes; allowed: 0 and above"));
 }
