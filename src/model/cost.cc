@@ -30,7 +30,8 @@ profile::OpCost CostOf(const Graph& graph, profile::Phase phase, int optimizer_s
   if (phase == profile::Phase::kStep || phase == profile::Phase::kOptimizer) {
     const double numbers = static_cast<double>(graph.trainable_parameters());
     cost.fixed_bytes += (3 + 2 * optimizer_states) * numbers * static_cast<double>(SizeOf(DType::kF32));
-    cost.launches += static_cast<double>(graph.params.size());
+    const auto trained = [](const Param& param) { return param.kind == ParamKind::kWeight; };
+    cost.launches += static_cast<double>(std::count_if(graph.params.begin(), graph.params.end(), trained));
   }
   cost.launches = std::max(1.0, cost.launches);
   return cost;

@@ -64,7 +64,8 @@ TEST(Cost, OfAKnownNetworkIsWhatItsTableSays) {
     EXPECT_NEAR(counted.flops_per_sample, table.flops_per_sample, 0.03 * table.flops_per_sample);
     EXPECT_NEAR(counted.fixed_bytes, table.fixed_bytes, 0.03 * table.fixed_bytes);
     EXPECT_NEAR(counted.bytes_per_sample, table.bytes_per_sample, 0.4 * table.bytes_per_sample);
-    if (phase != profile::Phase::kOptimizer) EXPECT_NEAR(counted.launches, table.launches, 0.5 * table.launches);
+    if (phase == profile::Phase::kStep || phase == profile::Phase::kOptimizer) continue;  // the table's optimizer is one kernel
+    EXPECT_NEAR(counted.launches, table.launches, 0.2 * table.launches);
   }
   EXPECT_GT(CostOf(graph, profile::Phase::kOptimizer, 2).fixed_bytes, CostOf(graph, profile::Phase::kOptimizer, 1).fixed_bytes);
 }

@@ -300,7 +300,7 @@ namespace {
 
 INSTANTIATE_TEST_SUITE_P(
     Emulated, DeviceContract,
-    testing::Values(
+    ::testing::Values(
         DeviceFactory{"RealTime", [](int64_t c, int64_t p) { return emulated::OpenIt("emulated:h200", c, p); }},
         DeviceFactory{"Virtual", [](int64_t c, int64_t p) { return emulated::OpenIt("emulated:h200,clock=virtual", c, p); }},
         DeviceFactory{
@@ -315,7 +315,7 @@ INSTANTIATE_TEST_SUITE_P(
                       }},
         DeviceFactory{"AttachedFast", [](int64_t c, int64_t p) { return emulated::AttachIt(c, p, MappingMode::kFast); }},
         DeviceFactory{"AttachedStrict", [](int64_t c, int64_t p) { return emulated::AttachIt(c, p, MappingMode::kStrict); }}),
-    [](const testing::TestParamInfo<DeviceFactory>& factory) { return factory.param.name; });
+    [](const ::testing::TestParamInfo<DeviceFactory>& factory) { return factory.param.name; });
 
 }  // namespace
 }  // namespace tidepool::device
