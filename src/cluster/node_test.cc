@@ -131,6 +131,7 @@ TEST_F(EmulatedNodeTest, ChargesTrainingOnTheSameDevice) {
   options.train.epochs = 1;
   options.train.threads = 1;
   options.train.seed = 1;
+  options.train.yield_cpu = false;
   const auto node = Start(std::move(options));
   ASSERT_NE(node, nullptr);
   ASSERT_FALSE(Infer(node.get()).empty());
