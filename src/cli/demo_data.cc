@@ -21,15 +21,14 @@ constexpr int kQuality = 88;
 // In the order of their share of the load, the most wanted first.
 const std::vector<std::pair<std::string, std::string>>& ModelSpecs() {
   static const auto* const kSpecs = new std::vector<std::pair<std::string, std::string>>{
-      {"resnet18-a", "resnet18:classes=100,image=64"},
-      {"bert-a", "bert:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
-      {"resnet34-narrow", "resnet34:classes=100,image=64,width=32"},
-      {"gpt2-a", "gpt2:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
-      {"resnet50-narrow", "resnet50:classes=100,image=64,width=32"},
-      {"bert-b", "bert:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
-      {"resnet18-narrow", "resnet18:classes=100,image=64,width=32"},
-      {"gpt2-b", "gpt2:layers=4,width=256,heads=4,vocab=8192,context=64,sequence=32"},
-      {"resnet34-b", "resnet34:classes=10,image=64,width=32"},
+      {"bert-a", "bert:layers=5,width=128,heads=2,sequence=32"},
+      {"resnet18-a", "resnet18:classes=100,image=32,width=42"},
+      {"gpt2-a", "gpt2:layers=5,width=192,heads=3,vocab=11776,context=64,sequence=8"},
+      {"resnet34-a", "resnet34:classes=100,image=32,width=30"},
+      {"bert-b", "bert:layers=5,width=128,heads=2,sequence=32"},
+      {"resnet50-a", "resnet50:classes=100,image=32,width=28"},
+      {"gpt2-b", "gpt2:layers=5,width=192,heads=3,vocab=11776,context=64,sequence=8"},
+      {"resnet18-b", "resnet18:classes=100,image=32,width=42"},
   };
   return *kSpecs;
 }

@@ -26,6 +26,13 @@ cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mo
   options.device.name = settings.device;
   options.device.capacity_bytes = settings.capacity_bytes;
   if (mode == serve::Mode::kStatic) options.static_train_fraction = static_train_fraction;
+  if (mode == serve::Mode::kColocate) {
+    // Room for one model: a single request between bursts finds it at once, and no micro-batch is thrown away for it.
+    for (const DemoModel& model : settings.data.models) {
+      const int64_t with_workspace = model.weight_bytes + 2 * options.device.page_bytes;
+      options.reserve_bytes = std::max(options.reserve_bytes, with_workspace);
+    }
+  }
   options.server.repository = settings.data.repository;
   options.server.worker_binary = settings.worker_binary;
   options.server.worker_threads = settings.worker_threads > 0 ? settings.worker_threads : HalfOfTheCores();
@@ -69,8 +76,8 @@ Status MakePlan(const DemoSettings& settings, cluster::Node* node, DemoPlan* pla
   plan->load.zipf = settings.zipf;
   plan->load.rate = settings.calm_load / service_s;
   plan->load.burst_rate = settings.burst_load / service_s;
-  plan->load.calm_length = absl::Seconds(4);
-  plan->load.burst_length = absl::Seconds(2);
+  plan->load.calm_length = absl::Seconds(10);
+  plan->load.burst_length = absl::Seconds(4);
   plan->load.length = settings.length;
   plan->load.seed = settings.seed;
   plan->load.slo_factor = kSloFactor;
@@ -119,7 +126,7 @@ DemoProgress ProgressOf(cluster::Node* node, serve::Mode mode, const api::LoadPr
 
 std::string TrainedModel(const DemoSettings& settings) {
   // Deep and narrow: its state is small, and what a micro-batch keeps for its backward pass is many times as large.
-  return fmt::format("resnet101:width=16,classes={},image=64", settings.data.classes);
+  return fmt::format("resnet152:width=8,classes={},image=64", settings.data.classes);
 }
 
 StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double static_train_fraction, DemoPlan* plan,

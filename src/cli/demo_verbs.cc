@@ -19,7 +19,7 @@ namespace tidepool::cli {
 namespace {
 
 // Parts of the device that a static split gives to training. Each runs in full.
-constexpr double kStaticSplits[] = {0.34, 0.42, 0.5, 0.58, 0.66};
+constexpr double kStaticSplits[] = {0.18, 0.26, 0.34, 0.42, 0.5};
 
 std::string MemoryBar(const DemoProgress& progress, int width) {
   if (progress.total_pages <= 0) return {};
@@ -72,7 +72,7 @@ class DemoVerb : public Verb {
     return "Serve bursts of requests and train in the rest of one device, and show what it costs";
   }
   std::string details() const override {
-    return "Makes ten models and a folder of JPEG pictures, starts a node with one training job, drives a bursty load over "
+    return "Makes eight models and a folder of JPEG pictures, starts a node with one training job, drives a bursty load over "
            "gRPC,\n"
            "and ends with a table. In the memory bar '#' is training, '+' are models and '.' is free.\n"
            "  tidepool demo --seconds 30 --report out --keep\n"

@@ -245,6 +245,41 @@ void PrintStages(const PricedPlan& priced) {
   PrintTable(rows, right);
 }
 
+void PrintMemory(const PricedPlan& priced) {
+  constexpr int kWidth = 60;
+  struct Part {
+    char letter;
+    const char* name;
+    double StageCost::*mib;
+  };
+  static constexpr Part kParts[] = {{'s', "weights, gradients, optimizer", &StageCost::state_mib},
+                                    {'a', "activations that wait", &StageCost::activation_mib},
+                                    {'p', "the running micro-batch", &StageCost::peak_mib},
+                                    {'w', "workspace", &StageCost::reserved_mib},
+                                    {'m', "margin", &StageCost::margin_mib}};
+  const std::vector<plan::StagePlace> places = priced.setting->model->PlacesOf(priced.plan);
+  std::vector<std::vector<std::string>> rows = {{"STAGE", "MEMORY", "", "OF THE LIMIT"}};
+  for (size_t i = 0; i < places.size(); ++i) {
+    const StageCost& cost = priced.cost.stages[i];
+    const double limit = priced.setting->cluster.MemoryLimitOf(places[i].first_gpu);
+    std::string bar;
+    double sum = 0;
+    for (const Part& part : kParts) {
+      sum += cost.*part.mib;
+      const double end = std::isfinite(sum) ? std::clamp(sum / limit, 0.0, 1.0) * kWidth : 0;
+      bar.resize(std::max(bar.size(), static_cast<size_t>(std::lround(end))), part.letter);
+    }
+    bar.resize(kWidth, std::isfinite(sum) ? '.' : '?');
+    const bool over = cost.memory_mib > limit;
+    rows.push_back({fmt::format("{}", i), MibText(cost.memory_mib), fmt::format("[{}]{}", bar, over ? "!" : ""),
+                    std::isfinite(sum) ? fmt::format("{:.1f} %", 100 * cost.memory_mib / limit) : "-"});
+  }
+  PrintTable(rows, "rrlr");
+  std::vector<std::string> legend;
+  for (const Part& part : kParts) legend.push_back(fmt::format("{} {}", part.letter, part.name));
+  fmt::print("{}\n", JoinText(legend, "  "));
+}
+
 void PrintOps(const PricedPlan& priced) {
   const plan::OpList& ops = priced.setting->ops;
   std::vector<std::vector<std::string>> rows = {{"STAGE", "OPS", "FROM", "TO", "TP", "DP", "ALGORITHM", "RECOMPUTE"}};

@@ -45,6 +45,8 @@ void PrintSetting(const PlanSetting& setting);
 void PrintPriced(const PricedPlan& priced);
 // One row per stage: where its time goes, its memory against the limit.
 void PrintStages(const PricedPlan& priced);
+// One bar per stage: what its devices' memory is used for, in letters, against the limit.
+void PrintMemory(const PricedPlan& priced);
 // The ops of each stage with their splits and recomputation.
 void PrintOps(const PricedPlan& priced);
 

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "cli/plan_output.h"
+#include "cli/plan_timeline.h"
 #include "cli/print.h"
 
 namespace tidepool::cli {
@@ -59,25 +60,56 @@ void PrintBounds(const plan::PlanFile& file) {
              *file.lower_bound_seconds, file.cost_model.empty() ? "unknown" : file.cost_model, 100 * *file.gap());
 }
 
-class PredictVerb : public PlanFileVerb {
+// Verbs that also show how the stages of a plan work together over one iteration.
+class TimelineVerb : public PlanFileVerb {
+ public:
+  void Register(OptionTable* table) override {
+    PlanFileVerb::Register(table);
+    files_.Register(table);
+  }
+
+ protected:
+  Status CheckFiles() const {
+    if (!files_.any() || paths_.size() == 1) return {};
+    return InvalidArgument("--timeline-svg and --trace with {} plans; allowed: one", paths_.size());
+  }
+  // With null for the timeline of a plan that cannot be played.
+  static void AddTimeline(const PricedPlan& priced, Json* json) {
+    const auto timeline = TimelineOf(priced);
+    (*json)["timeline"] = timeline.ok() ? TimelineJson(*timeline) : Json(nullptr);
+  }
+
+  static void PrintSchedule(const StatusOr<PlanTimeline>& timeline) {
+    fmt::print("schedule     {}\n",
+               timeline.ok() ? ScheduleText(*timeline) : "cannot be played: " + MessageOf(timeline.status()));
+  }
+
+  TimelineFiles files_;
+};
+
+class PredictVerb : public TimelineVerb {
  public:
   std::string path() const override { return "plan predict"; }
   std::string summary() const override { return "Price plans: time of an iteration, and time and memory of each stage"; }
   std::string details() const override {
     return "BUSY is the share of the iteration in which the stage works, SLACK how much longer its iteration may get until it is "
            "the\n"
-           "slowest, * marks the bottleneck. Faults are listed, and do not keep a plan from being priced.\n"
+           "slowest, * marks the bottleneck. Faults are listed, and do not keep a plan from being priced. 'plan show' draws the\n"
+           "pipeline, --timeline-svg and --trace write it to files.\n"
            "Example: tidepool plan predict plan.json --profiles profiled-time-miniset --gpu-memory-mib 12000";
   }
   Status Run(const VerbContext& context) override {
+    TIDEPOOL_RETURN_IF_ERROR(CheckFiles());
     Json json = Json::array();
     for (size_t i = 0; i < paths_.size(); ++i) {
       TIDEPOOL_ASSIGN_OR_RETURN(const OpenedPlan opened, Open(paths_[i]));
       TIDEPOOL_ASSIGN_OR_RETURN(const PricedPlan priced, PriceOf(paths_[i], opened.file.plan, *opened.setting, rules_));
+      TIDEPOOL_RETURN_IF_ERROR(WriteTimelineFiles(priced, files_));
       if (context.output == OutputFormat::kJson) {
         Json entry = {{"setting", SettingJson(*opened.setting)}};
         entry.update(PricedJson(priced));
         AddBounds(opened.file, &entry);
+        AddTimeline(priced, &entry);
         json.push_back(std::move(entry));
         continue;
       }
@@ -85,6 +117,7 @@ class PredictVerb : public PlanFileVerb {
       PrintSetting(*opened.setting);
       PrintPriced(priced);
       PrintBounds(opened.file);
+      PrintSchedule(TimelineOf(priced));
       fmt::print("\n");
       PrintStages(priced);
     }
@@ -93,28 +126,43 @@ class PredictVerb : public PlanFileVerb {
   }
 };
 
-class ShowVerb : public PlanFileVerb {
+class ShowVerb : public TimelineVerb {
  public:
   std::string path() const override { return "plan show"; }
-  std::string summary() const override { return "Show a plan: its stages and how each op is split"; }
-  std::string details() const override { return "Example: tidepool plan show plan.json --profiles h100"; }
+  std::string summary() const override { return "Show a plan: its stages, its pipeline over time, its memory, its ops"; }
+  std::string details() const override {
+    return "The timeline has a line per stage: F forward, B backward, . a bubble. The middle of long runs is left out.\n"
+           "Example: tidepool plan show plan.json --profiles h100 --timeline-svg plan.svg --trace plan.trace.json";
+  }
   Status Run(const VerbContext& context) override {
+    TIDEPOOL_RETURN_IF_ERROR(CheckFiles());
     Json json = Json::array();
-    for (const std::string& path : paths_) {
-      TIDEPOOL_ASSIGN_OR_RETURN(const OpenedPlan opened, Open(path));
-      TIDEPOOL_ASSIGN_OR_RETURN(const PricedPlan priced, PriceOf(path, opened.file.plan, *opened.setting, rules_));
+    for (size_t i = 0; i < paths_.size(); ++i) {
+      TIDEPOOL_ASSIGN_OR_RETURN(const OpenedPlan opened, Open(paths_[i]));
+      TIDEPOOL_ASSIGN_OR_RETURN(const PricedPlan priced, PriceOf(paths_[i], opened.file.plan, *opened.setting, rules_));
+      TIDEPOOL_RETURN_IF_ERROR(WriteTimelineFiles(priced, files_));
       if (context.output == OutputFormat::kJson) {
         Json entry = {{"setting", SettingJson(*opened.setting)}};
         entry.update(PricedJson(priced));
         AddBounds(opened.file, &entry);
+        AddTimeline(priced, &entry);
         json.push_back(std::move(entry));
         continue;
       }
+      if (i > 0) fmt::print("\n");
       PrintSetting(*opened.setting);
       PrintPriced(priced);
       PrintBounds(opened.file);
+      const auto timeline = TimelineOf(priced);
+      PrintSchedule(timeline);
       fmt::print("\n");
       PrintStages(priced);
+      if (timeline.ok()) {
+        fmt::print("\n{}\n", TimelineText(priced, *timeline));
+        PrintPhases(*timeline);
+      }
+      fmt::print("\n");
+      PrintMemory(priced);
       fmt::print("\n");
       PrintOps(priced);
     }

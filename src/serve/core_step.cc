@@ -166,13 +166,14 @@ void Core::UpdateBusyShare(absl::Time now) {
   busy_at_ = now;
 }
 
-// Whether a request that finds the model absent can still be answered within the model's objective: loading, then waiting for the
-// device as long as one does on average where it is busy for this share of the time, and the execution.
+// Whether a request that finds the model absent can still be answered within the model's objective: loading, the execution, and the
+// wait that 95 % of requests stay below in an M/M/1 queue that is busy for `busy_share_` of the time.
 bool Core::CheapToReload(ModelId id) const {
-  constexpr double kMostBusy = 0.95;
-  const absl::Duration load = estimator_.ExpectedLoad(id), slo = models_.at(id).slo.slo();
+  constexpr double kMostBusy = 0.95, kMiss = 0.05;
+  const absl::Duration load = estimator_.ExpectedLoad(id), slo = models_.at(id).slo.slo(), run = estimator_.Expected(id, 1);
   if (load == absl::ZeroDuration() || slo == absl::ZeroDuration()) return false;
-  return load + estimator_.Expected(id, 1) / (1 - std::min(busy_share_, kMostBusy)) <= slo;
+  const double busy = std::clamp(busy_share_, kMiss, kMostBusy);
+  return load + run + run / (1 - busy) * std::log(busy / kMiss) <= slo;
 }
 
 void Core::StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>& room_for_pinned) {

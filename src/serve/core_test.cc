@@ -24,6 +24,7 @@ class World {
     int64_t model_pages = 5;
     int max_batch = 4;
     int queue_limit = 16;
+    int64_t training_prefers = 0;  // pages
   };
   World(const Settings& settings, uint64_t seed) : settings_(settings), random_(seed), core_(settings.core) {
     for (int m = 1; m <= settings.models; ++m) {
@@ -88,8 +89,9 @@ class World {
 
   void Step() {
     while (true) {
-      Actions actions =
-          core_.Step(now_, 1000, [this] { return pool::PinnedRoom{.pages = Available(), .spare_pages = Available()}; });
+      Actions actions = core_.Step(now_, 1000, [this] {
+        return pool::PinnedRoom{.pages = Available(), .spare_pages = Available() - settings_.training_prefers};
+      });
       wake_ = actions.wake;
       if (actions.empty()) break;
       ASSERT_LT(++steps_, 1'000'000) << "the machine spins";
@@ -201,8 +203,8 @@ class World {
   friend class CoreTest;
 };
 
-TEST(Core, LoadsOnDemandBatchesAndEvictsWhenIdle) {
-  World world({}, 1);
+TEST(Core, LoadsOnDemandBatchesAndEvictsWhenIdleForTraining) {
+  World world({.training_prefers = 20}, 1);
   for (int i = 0; i < 4; ++i) world.Submit(1);
   EXPECT_EQ(world.core_.state(ModelId(1)), ModelState::kLoading);
   world.RunFor(absl::Milliseconds(100));
@@ -217,6 +219,14 @@ TEST(Core, LoadsOnDemandBatchesAndEvictsWhenIdle) {
   EXPECT_EQ(world.core_.state(ModelId(1)), ModelState::kAbsent);
   EXPECT_EQ(counters.evictions, 1);
   EXPECT_EQ(world.Held(), 0);
+}
+
+TEST(Core, AnIdleModelKeepsMemoryThatNobodyMisses) {
+  World world({.training_prefers = 15}, 1);
+  world.Submit(1);
+  world.RunFor(absl::Minutes(10));
+  EXPECT_EQ(world.core_.state(ModelId(1)), ModelState::kReady);
+  EXPECT_EQ(world.Held(), 5);
 }
 
 TEST(Core, OneBadRequestFailsAloneAndItsBatchMatesSucceed) {

@@ -85,15 +85,21 @@ std::set<ModelId> Residency::BusyModels(const Situation& situation) {
   return busy;
 }
 
-std::vector<ModelId> Residency::CheapVictims(const Situation& situation, int64_t* missing) const {
+std::vector<ModelId> Residency::SpareVictims(const Situation& situation, bool idle_too, int64_t* missing,
+                                             ResidencyDecision* decision) const {
   *missing -= PagesOnTheirWay();
   const std::set<ModelId> busy = BusyModels(situation);
   std::vector<ModelId> victims;
   for (ModelId id : ColdestFirst(situation.now)) {
     if (*missing <= 0) break;
+    if (busy.contains(id)) continue;
     const Model& model = models_.at(id);
-    if (busy.contains(id) || !situation.cheap_to_reload.contains(id)) continue;
-    if (model.used + options_.spare_idle > situation.now) continue;
+    absl::Time free = idle_too ? model.used + options_.idle_eviction : absl::InfiniteFuture();
+    if (situation.cheap_to_reload.contains(id)) free = std::min(free, model.used + options_.spare_idle);
+    if (free > situation.now) {
+      decision->wake = std::min(decision->wake, free);
+      continue;
+    }
     victims.push_back(id);
     *missing -= model.pages;
   }
@@ -128,7 +134,7 @@ void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situati
   const int64_t pressed = situation.available_pages - situation.spare_pages;
   int64_t missing_spare = held + wanted.pages - (room - pressed);
   if (pressed > 0 && missing_spare > 0 && !wanted.short_of_memory) {
-    const std::vector<ModelId> victims = CheapVictims(situation, &missing_spare);
+    const std::vector<ModelId> victims = SpareVictims(situation, /*idle_too=*/false, &missing_spare, decision);
     if (missing_spare <= 0) {
       decision->unload.insert(decision->unload.end(), victims.begin(), victims.end());
       return;
@@ -180,21 +186,6 @@ void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situati
   }
 }
 
-void Residency::EvictIdle(const Situation& situation, ResidencyDecision* decision) {
-  if (options_.idle_eviction == absl::InfiniteDuration()) return;
-  std::set<ModelId> busy = situation.executing;
-  for (const ResidencyDemand& demand : situation.demands) busy.insert(demand.model);
-  for (const auto& [id, model] : models_) {
-    if (model.state != State::kReady || busy.contains(id)) continue;
-    const absl::Time ends = model.used + options_.idle_eviction;
-    if (ends > situation.now) {
-      decision->wake = std::min(decision->wake, ends);
-    } else if (std::find(decision->unload.begin(), decision->unload.end(), id) == decision->unload.end()) {
-      decision->unload.push_back(id);
-    }
-  }
-}
-
 ResidencyDecision Residency::Decide(const Situation& situation) {
   ResidencyDecision decision;
   const bool loading =
@@ -220,9 +211,8 @@ ResidencyDecision Residency::Decide(const Situation& situation) {
     }
   }
   if (int64_t missing = -situation.spare_pages; missing > 0 && wanted.empty() && !loading) {
-    for (ModelId id : CheapVictims(situation, &missing)) decision.unload.push_back(id);
+    decision.unload = SpareVictims(situation, /*idle_too=*/true, &missing, &decision);
   }
-  EvictIdle(situation, &decision);
   return decision;
 }
 

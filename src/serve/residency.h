@@ -22,7 +22,9 @@
 namespace tidepool::serve {
 
 struct ResidencyOptions {
-  absl::Duration idle_eviction = absl::Seconds(3);  // infinite: never
+  // A model that has not been used for so long is evicted while training has less memory than it needs to be fast. Memory that
+  // nobody misses stays with its model, however long that is idle. Infinite: never.
+  absl::Duration idle_eviction = absl::Seconds(3);
   int64_t serving_limit_pages = -1;                 // for models and the workspace together; negative: none
   absl::Duration hotness_half_life = absl::Seconds(30);
   absl::Duration starvation_limit = absl::Seconds(1);
@@ -120,12 +122,11 @@ class Residency {
   int64_t WorkspaceNeed(const Model& candidate) const;
   std::vector<ModelId> ColdestFirst(absl::Time now) const;
   void MakeRoom(const ResidencyDemand& demand, const Situation& situation, ResidencyDecision* decision);
-  // Models that are cold and cheap to load again, until `missing` pages are free or on their way; what is still missing is left
-  // in it.
-  std::vector<ModelId> CheapVictims(const Situation& situation, int64_t* missing) const;
+  // Cold models that training's wish may evict, until `missing` pages are free or on their way; what is still missing is left in
+  // it: those cheap to load again, and if `idle_too` those idle for `idle_eviction`. Sets when the next one is free to go.
+  std::vector<ModelId> SpareVictims(const Situation& situation, bool idle_too, int64_t* missing, ResidencyDecision* decision) const;
   int64_t PagesOnTheirWay() const;
   static std::set<ModelId> BusyModels(const Situation& situation);
-  void EvictIdle(const Situation& situation, ResidencyDecision* decision);
 
   const ResidencyOptions options_;
   std::map<ModelId, Model> models_;

@@ -125,14 +125,22 @@ TEST_F(ResidencyTest, PressesTrainingWhereEvictionWouldBreakObjectives) {
   EXPECT_EQ(residency_->Decide(situation).load, kC) << "a runs";
 }
 
-TEST_F(ResidencyTest, EvictsIdleModelsAfterTheTimeout) {
+TEST_F(ResidencyTest, EvictsIdleModelsAfterTheTimeoutWhereTrainingMissesTheirMemory) {
   Resident(kA, 0);
   Resident(kB, 1000);
-  ResidencyDecision decision = residency_->Decide({.now = At(2999), .available_pages = 50});
+  const auto missing = [](int64_t ms, int64_t pages) {
+    return Situation{.now = At(ms), .available_pages = 50, .spare_pages = -pages};
+  };
+  ResidencyDecision decision = residency_->Decide(missing(2999, 1));
   EXPECT_THAT(decision.unload, IsEmpty());
   EXPECT_EQ(decision.wake, At(3000));
-  EXPECT_THAT(residency_->Decide({.now = At(3000), .available_pages = 50}).unload, ElementsAre(kA));
-  EXPECT_THAT(residency_->Decide({.now = At(3000), .available_pages = 50, .demands = {Wants(kA, 3000, 3050)}}).unload, IsEmpty());
+  EXPECT_THAT(residency_->Decide(missing(3000, 1)).unload, ElementsAre(kA));
+  EXPECT_THAT(residency_->Decide(missing(9000, 4)).unload, ElementsAre(kA)) << "one is enough";
+  EXPECT_THAT(residency_->Decide(missing(9000, 5)).unload, ElementsAre(kA, kB));
+  EXPECT_THAT(residency_->Decide(missing(9000, 0)).unload, IsEmpty()) << "nobody misses anything";
+  Situation wanted = missing(3000, 1);
+  wanted.demands = {Wants(kA, 3000, 3050)};
+  EXPECT_THAT(residency_->Decide(wanted).unload, IsEmpty());
 }
 
 TEST_F(ResidencyTest, SaysWhatIsMissingWhenAModelCannotFitAtAll) {
@@ -163,7 +171,8 @@ TEST_F(ResidencyTest, KeepsToTheStaticSplitAndLeavesRoomForActivations) {
   const ResidencyDecision decision = residency_->Decide({.now = At(1), .available_pages = 100, .demands = {Wants(kB, 1, 50)}});
   EXPECT_FALSE(decision.load.has_value());
   EXPECT_THAT(decision.unload, ElementsAre(kA));
-  EXPECT_THAT(residency_->Decide({.now = At(3'600'000), .available_pages = 100}).unload, IsEmpty()) << "no idle eviction";
+  EXPECT_THAT(residency_->Decide({.now = At(3'600'000), .available_pages = 100, .spare_pages = -1}).unload, IsEmpty())
+      << "no idle eviction";
 }
 
 TEST_F(ResidencyTest, BacksOffAfterFailuresAndTellsMemoryFromBrokenModels) {

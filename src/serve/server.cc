@@ -15,7 +15,7 @@ namespace tidepool::serve {
 namespace {
 
 constexpr absl::Duration kWorkerStartLimit = absl::Seconds(120);
-constexpr int kSoloRuns = 11;
+constexpr int kSoloRuns = 21;
 
 CoreOptions CoreOptionsOf(const ServerOptions& options) {
   CoreOptions core;

@@ -390,10 +390,23 @@ TEST_F(ServerTest, MeasuresSoloLatenciesAndSetsObjectives) {
   EXPECT_GT(b->solo_latency, absl::ZeroDuration());
 }
 
-TEST_F(ServerTest, EvictsIdleModelsAndTrimsItsWorkspace) {
+TEST_F(ServerTest, EvictsIdleModelsForTrainingAndTrimsItsWorkspace) {
   Create("a", kTinyResNet, 1);
   Start(64 * kMiB, {.idle_eviction = absl::Milliseconds(200)});
   ASSERT_TRUE(Infer(Request("a", 1)).ok());
+  pool::ClientOptions options;
+  auto socket = broker_->Connect();
+  ASSERT_TRUE(socket.ok());
+  options.connected_socket = std::move(socket).value();
+  options.name = "train";
+  auto trainer = pool::Client::Attach(std::move(options));
+  ASSERT_TRUE(trainer.ok());
+  const absl::Time limit = Clock::Real()->Now() + absl::Seconds(10);
+  const int64_t pages = broker_->Stats().total;
+  auto lease = (*trainer)->OpenLease(
+      {.name = "train", .lease_class = pool::LeaseClass::kReclaimable, .burst_pages = pages}, limit);
+  ASSERT_TRUE(lease.ok()) << ToString(lease.status());
+  ASSERT_TRUE((*trainer)->SetPreferred(*lease, pages, limit).ok());
   EXPECT_TRUE(Eventually([&] { return broker_->Stats().granted == 0; }));
   EXPECT_TRUE(Eventually([&] { return server_->Model("a")->state == ModelState::kAbsent; }));
   EXPECT_EQ(server_->Model("a")->resident_bytes, 0);
