@@ -114,6 +114,7 @@ TEST_F(EveryVerb, ThatRunsADeviceTakesTheSameNames) {
   testing::TempDir folder;
   int verbs = 0;
   for (const auto& verb : verbs_) {
+    if (verb->path() == "config print") continue;  // has everybody's options
     OptionTable table;
     RegisterAll(verb.get(), &table);
     const OptionTable::Entry* flag = table.FindFlag("device");

@@ -138,6 +138,9 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
   TIDEPOOL_ASSIGN_OR_RETURN(
       const std::unique_ptr<api::Api> front,
       api::Api::Start(&node->server(), &node->broker(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
+  if (const auto emulation = node->emulation(); emulation.has_value() && !plan->made) {
+    say(fmt::format("{}: {}", settings.device, cluster::DescribeEmulation(emulation->properties)));
+  }
   if (!plan->made) {
     TIDEPOOL_RETURN_IF_ERROR(MakePlan(settings, node.get(), plan));
     say(fmt::format(

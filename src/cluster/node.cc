@@ -257,8 +257,11 @@ class NodeImpl : public Node {
 }  // namespace
 
 std::string DescribeEmulation(const device::DeviceProperties& properties) {
-  return fmt::format("times of profile '{}', {}{}; {}", properties.profile, properties.estimated ? "not measured" : "measured",
-                     properties.profile_source.empty() ? "" : fmt::format(" ({})", properties.profile_source),
+  std::string_view source = properties.profile_source;
+  constexpr std::string_view kSaidAlready = "estimated from: ";
+  if (properties.estimated && source.starts_with(kSaidAlready)) source.remove_prefix(kSaidAlready.size());
+  return fmt::format("times from profile '{}', {}{}; {}", properties.profile, properties.estimated ? "estimated" : "measured",
+                     source.empty() ? "" : fmt::format(" ({})", source),
                      properties.computes ? "results are computed on this machine" : "results are zeros");
 }
 
