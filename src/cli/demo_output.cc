@@ -7,6 +7,7 @@
 #include "base/units.h"
 #include "cli/demo_figures.h"
 #include "cli/demo_report.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cli {
 namespace {
@@ -64,7 +65,7 @@ std::string EmulationText(const DemoResult& result) {
   const auto busy = [&](device::EngineKind engine) { return tidepool::FormatDuration(emulation.report.busy.at(engine)); };
   std::string text = fmt::format(
       "  emulated    {}: {}\n              of {}: {} busy computing ({} of it in training), {} copying models to it\n",
-      result.settings.device, cluster::DescribeEmulation(emulation.properties),
+      result.settings.device, device::emulated::Describe(emulation.properties),
       tidepool::FormatDuration(emulation.report.elapsed), busy(device::EngineKind::kCompute),
       tidepool::FormatDuration(absl::Seconds(training.device_seconds)), busy(device::EngineKind::kHostToDevice));
   if (training.device_samples_per_s > 0) {

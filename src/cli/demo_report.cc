@@ -5,6 +5,7 @@
 
 #include "base/units.h"
 #include "cli/demo_figures.h"
+#include "device/emulated/emulated_device.h"
 #include "report/html.h"
 #include "report/plot.h"
 
@@ -231,7 +232,7 @@ Status WriteDemoReport(const DemoResult& result, const std::string& path) {
                    {.value = std::to_string(f.violations), .label = "violations of the page ledger", .note = fmt::format("peak {} granted", FormatBytes(f.peak_granted_bytes)), .bad = f.violations > 0}});
   if (run.emulation.has_value()) {
     page.AddParagraph(fmt::format(
-        "Emulated device {}: {}.{}", result.settings.device, cluster::DescribeEmulation(run.emulation->properties),
+        "Emulated device {}: {}.{}", result.settings.device, device::emulated::Describe(run.emulation->properties),
         run.emulation->report.host_limited ? " Host-limited: latencies and rates are this machine's, not the device's: " +
                                                  run.emulation->report.host_limited_reason + "."
                                            : ""));

@@ -7,6 +7,7 @@
 #include "api/api.h"
 #include "base/units.h"
 #include "cli/demo_figures.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cli {
 namespace {
@@ -139,7 +140,7 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
       const std::unique_ptr<api::Api> front,
       api::Api::Start(&node->server(), &node->broker(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
   if (const auto emulation = node->emulation(); emulation.has_value() && !plan->made) {
-    say(fmt::format("{}: {}", settings.device, cluster::DescribeEmulation(emulation->properties)));
+    say(fmt::format("{}: {}", settings.device, device::emulated::Describe(emulation->properties)));
   }
   if (!plan->made) {
     TIDEPOOL_RETURN_IF_ERROR(MakePlan(settings, node.get(), plan));

@@ -11,6 +11,7 @@
 #include "cli/node_client.h"
 #include "cli/verb.h"
 #include "cluster/node.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cli {
 namespace {
@@ -38,7 +39,7 @@ void RunNodeVerb::Announce(cluster::Node& node, const api::Api& front, const Ver
   Say(fmt::format("ready: {} of device memory, mode {}", FormatBytes(node.options().device.capacity_bytes),
                   serve::Name(options_.server.mode)));
   if (const auto emulation = node.emulation(); emulation.has_value()) {
-    Say(fmt::format("  device   {}: {}", node.options().device.name, cluster::DescribeEmulation(emulation->properties)));
+    Say(fmt::format("  device   {}: {}", node.options().device.name, device::emulated::Describe(emulation->properties)));
   }
   if (!front.http_url().empty()) Say("  REST     " + front.http_url());
   if (!front.grpc_target().empty()) Say("  gRPC     " + front.grpc_target());

@@ -18,7 +18,7 @@ constexpr absl::Duration kStopGrace = absl::Seconds(30);  // to write a checkpoi
 std::string StepText(const train::TrainProgress& p) {
   return fmt::format("step {:>6}  loss {:7.4f}  {:8.1f} samples/s  micro-batch {:>4}  aborts {:>4}  memory {}", p.step, p.loss,
                      p.samples_per_s, p.micro_batch, p.aborts, FormatBytes(p.held_bytes)) +
-         (p.device_samples_per_s > 0 ? fmt::format("  on the device {:.1f} samples/s", p.device_samples_per_s) : "");
+         (p.device_samples_per_s > 0 ? fmt::format("  on the emulated device {:.1f} samples/s", p.device_samples_per_s) : "");
 }
 
 std::string EventText(const train::TrainProgress& p) {

@@ -143,14 +143,6 @@ TEST(NodeOptions, TakeOneDeviceThatOtherProcessesCanFollow) {
               HasSubstr("pool.reserve is 8.00 MiB; allowed: 0 B to the capacity of 4.00 MiB"));
 }
 
-TEST(Node, SaysWhereTheTimesOfAnEmulatedDeviceComeFrom) {
-  device::DeviceProperties properties{.estimated = true, .profile = "v100", .profile_source = "estimated from: a datasheet"};
-  EXPECT_EQ(DescribeEmulation(properties),
-            "times from profile 'v100', estimated (a datasheet); results are computed on this machine");
-  properties = {.computes = false, .profile = "mine"};
-  EXPECT_EQ(DescribeEmulation(properties), "times from profile 'mine', measured; results are zeros");
-}
-
 TEST(NodeOptions, AreReadFromTheTableOfOptions) {
   NodeOptions options;
   OptionTable table;

@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "cluster/runtime_directory.h"
 #include "cluster/train_supervisor.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cluster {
 namespace {
@@ -92,7 +93,7 @@ nlohmann::json EmulationJson(const EmulationStatus& emulation) {
           {"times", emulation.properties.estimated ? "estimated" : "measured"},
           {"source", emulation.properties.profile_source},
           {"results", emulation.properties.computes ? "computed" : "none"},
-          {"description", DescribeEmulation(emulation.properties)},
+          {"description", device::emulated::Describe(emulation.properties)},
           {"elapsed_s", absl::ToDoubleSeconds(report.elapsed)},
           {"compute_busy_s", busy(device::EngineKind::kCompute)},
           {"host_to_device_busy_s", busy(device::EngineKind::kHostToDevice)},
@@ -255,15 +256,6 @@ class NodeImpl : public Node {
 };
 
 }  // namespace
-
-std::string DescribeEmulation(const device::DeviceProperties& properties) {
-  std::string_view source = properties.profile_source;
-  constexpr std::string_view kSaidAlready = "estimated from: ";
-  if (properties.estimated && source.starts_with(kSaidAlready)) source.remove_prefix(kSaidAlready.size());
-  return fmt::format("times from profile '{}', {}{}; {}", properties.profile, properties.estimated ? "estimated" : "measured",
-                     source.empty() ? "" : fmt::format(" ({})", source),
-                     properties.computes ? "results are computed on this machine" : "results are zeros");
-}
 
 StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
   auto node = std::make_unique<NodeImpl>(std::move(options));

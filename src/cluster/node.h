@@ -72,9 +72,6 @@ struct EmulationStatus {
   device::DeviceProperties properties;
   device::TimelineReport report;
 };
-// One line for people: "times from profile 'v100', estimated (NVIDIA V100 datasheet); results are computed on this machine".
-std::string DescribeEmulation(const device::DeviceProperties& properties);
-
 // Thread-safe.
 class Node {
  public:

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "data/augment.h"
+#include "device/emulated/emulated_device.h"
 #include "train/journal.h"
 #include "train/micro_batch_policy.h"
 #include "train/session.h"
@@ -549,7 +550,12 @@ Status Trainer::OptimizerStep(const JournalStep& record, const Totals& totals) {
 }
 
 Status Trainer::TrainLoop() {
-  if (!finished()) Emit("started");
+  if (!finished()) {
+    device::Device& device = session_->client->device();
+    Emit("started", session_->device_time == nullptr
+                        ? ""
+                        : fmt::format("{}: {}", device.info().name, device::emulated::Describe(device.properties())));
+  }
   if (step_ == 0) TIDEPOOL_RETURN_IF_ERROR(Evaluate());
   while (!finished()) {
     if (stop_->stopped() || !session_->reclaimer->connected()) return StopReason();

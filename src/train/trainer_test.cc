@@ -260,6 +260,7 @@ TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
   options.device = profile::testing::WritePlantedBundle(folder, rows);
   const Recorded run = Run(options);
   ASSERT_TRUE(run.status.ok()) << ToString(run.status);
+  EXPECT_THAT(run.lines.front().message, HasSubstr("times from profile 'planted', measured (a test)"));
   const TrainProgress& last = run.lines.back();
   EXPECT_EQ(last.samples, 80);
   // Two epochs of 40 samples in four steps each, and the one sample that is tried before.

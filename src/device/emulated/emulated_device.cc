@@ -260,6 +260,15 @@ StatusOr<std::unique_ptr<Device>> AttachEmulatedDevice(const DeviceInfo& info, M
   return std::make_unique<EmulatedDevice>(std::move(system), std::move(attached), 0, PinnedOptions(), std::move(memory));
 }
 
+std::string Describe(const device::DeviceProperties& properties) {
+  std::string_view source = properties.profile_source;
+  constexpr std::string_view kSaidAlready = "estimated from: ";
+  if (properties.estimated && source.starts_with(kSaidAlready)) source.remove_prefix(kSaidAlready.size());
+  return fmt::format("times from profile '{}', {}{}; {}", properties.profile, properties.estimated ? "estimated" : "measured",
+                     source.empty() ? "" : fmt::format(" ({})", source),
+                     properties.computes ? "results are computed on this machine" : "results are zeros");
+}
+
 std::shared_ptr<System> SystemOf(Device* device) {
   const auto* emulated = dynamic_cast<EmulatedDevice*>(device);
   return emulated == nullptr ? nullptr : emulated->system();

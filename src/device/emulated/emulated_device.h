@@ -19,6 +19,9 @@ StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual
 // memory only.
 StatusOr<std::unique_ptr<Device>> AttachEmulatedDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd);
 
+// One line for people: "times from profile 'v100', estimated (NVIDIA V100 datasheet); results are computed on this machine".
+std::string Describe(const DeviceProperties& properties);
+
 // The system of an emulated device; null for others.
 std::shared_ptr<System> SystemOf(Device* device);
 

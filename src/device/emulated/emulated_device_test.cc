@@ -174,6 +174,14 @@ TEST(EmulatedDevice, CapacityBeyondTheHardwareOrTheMachineIsRefused) {
   EXPECT_GT((*whole)->info().capacity_bytes, int64_t{130'000'000'000}) << "pages that nobody touches cost nothing";
 }
 
+TEST(EmulatedDevice, SaysWhereItsTimesComeFrom) {
+  DeviceProperties properties{.estimated = true, .profile = "v100", .profile_source = "estimated from: a datasheet"};
+  EXPECT_EQ(Describe(properties),
+            "times from profile 'v100', estimated (a datasheet); results are computed on this machine");
+  properties = {.computes = false, .profile = "mine"};
+  EXPECT_EQ(Describe(properties), "times from profile 'mine', measured; results are zeros");
+}
+
 TEST(CheckOneDevice, SettlesTheCapacity) {
   const auto capacity = [](const std::string& name, int64_t asked_bytes) {
     const auto device = CheckOneDevice({.name = name, .capacity_bytes = asked_bytes}, 2 << 20);
