@@ -1,8 +1,8 @@
 // up and serve run a node; status, ps, load, unload and infer ask a running one over REST.
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
-
-#include <unistd.h>
 
 #include "api/api.h"
 #include "base/log.h"

@@ -130,7 +130,8 @@ TEST_P(DeviceContract, CopyMovesBytesIntoAndOutOfDeviceMemory) {
   ASSERT_TRUE(stream->CopyAsync(target.data(), place, 0).ok());
   ASSERT_TRUE(stream->Synchronize(Soon()).ok());
   EXPECT_EQ(source, target);
-  EXPECT_THAT(MessageOf(stream->CopyAsync(target.data(), place, -1)), ::testing::HasSubstr("copy of -1 bytes; allowed: 0 or more"));
+  EXPECT_THAT(MessageOf(stream->CopyAsync(target.data(), place, -1)),
+              ::testing::HasSubstr("copy of -1 bytes; allowed: 0 or more"));
 }
 
 TEST_P(DeviceContract, EventIsReachedAfterTheWorkBeforeIt) {

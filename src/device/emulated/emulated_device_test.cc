@@ -176,8 +176,7 @@ TEST(EmulatedDevice, CapacityBeyondTheHardwareOrTheMachineIsRefused) {
 
 TEST(EmulatedDevice, SaysWhereItsTimesComeFrom) {
   DeviceProperties properties{.estimated = true, .profile = "v100", .profile_source = "estimated from: a datasheet"};
-  EXPECT_EQ(Describe(properties),
-            "times from profile 'v100', estimated (a datasheet); results are computed on this machine");
+  EXPECT_EQ(Describe(properties), "times from profile 'v100', estimated (a datasheet); results are computed on this machine");
   properties = {.computes = false, .profile = "mine"};
   EXPECT_EQ(Describe(properties), "times from profile 'mine', measured; results are zeros");
 }
