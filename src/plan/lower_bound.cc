@@ -9,13 +9,13 @@
 #include <cmath>
 
 #include "plan/op_splits.h"
-#include "plan/stage_programme.h"
+#include "plan/window_walk.h"
 
 namespace tidepool::plan {
 namespace {
 
 constexpr double kLeastLambda = 0.01, kLambdaRatio = 1.6;
-constexpr int32_t kLambdas = 20;
+constexpr int32_t kLambdas = 20, kFewLambdas = 4;
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 constexpr double kTolerance = 1e-4;  // the bound is made this much weaker, to save passes
 
@@ -38,13 +38,14 @@ class BoundFront {
     next_ = now_;
   }
 
-  void Start(int32_t position) {
+  // `edge`: a stage begins here, and what comes in is paid for.
+  void Start(int32_t position, bool edge) {
     last_ = position;
     reserved_mib_ = 0;
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
       const OpSplitCost& cost = splits_.At(position, state / 2);
-      const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0) + cost.in_us[0];
-      const double live = cost.input_mib + cost.activation_mib;
+      const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0) + (edge ? cost.in_us[0] : 0);
+      const double live = (edge ? cost.input_mib : 0) + cost.activation_mib;
       double* now = &now_[static_cast<size_t>(state) * width_];
       for (int32_t i = 0; i < width_; ++i) {
         now[i] = us + lambda_[i] * cost.state_mib + nu_[i] * live + weights_[i] * cost.weight_mib;
@@ -53,12 +54,7 @@ class BoundFront {
   }
 
   void Step(int32_t position) {
-    double least = kNever;  // what the op before needs at least; the stage's last op does not count
-    for (int32_t split = 0; split < splits_.size(); ++split) {
-      const OpSplitCost& cost = splits_.At(last_, split);
-      least = std::min(least, cost.forward_reserved_mib + cost.backward_reserved_mib);
-    }
-    reserved_mib_ = std::max(reserved_mib_, least);
+    reserved_mib_ = ReservedWithLast();  // a stage's last op does not count
     const bool may_switch = splits_.MaySwitch(position), starts = model_.ops().at(position).starts_layer;
     const double* reshard = splits_.Reshard(position);
     const double* nu = nu_.data();
@@ -88,7 +84,7 @@ class BoundFront {
     last_ = position;
   }
 
-  // Of the window that ends here, with each link behind it: a bound on its time for every lane, for a limit of 0.
+  // Of the window that ends here, with one link behind it: a bound on its time for every lane, for a limit of 0.
   void Ends(LinkClass out_link, std::vector<double>* bounds) const {
     bounds->assign(width_, kNever);
     for (int32_t state = 0; state < splits_.size() * 2; ++state) {
@@ -96,8 +92,27 @@ class BoundFront {
       for (int32_t first = 0; first < splits_.size(); ++first)
         out = std::min(out, splits_.OutUs(last_, first, state / 2, out_link));
       const double* now = &now_[static_cast<size_t>(state) * width_];
-      for (int32_t i = 0; i < width_; ++i) (*bounds)[i] = std::min((*bounds)[i], now[i] + out);
+      double* bound = bounds->data();
+      for (int32_t i = 0; i < width_; ++i) bound[i] = std::min(bound[i], now[i] + out);
     }
+  }
+  // The same without anything that leaves.
+  void Open(std::vector<double>* bounds) const {
+    bounds->assign(width_, kNever);
+    for (int32_t state = 0; state < splits_.size() * 2; ++state) {
+      const double* now = &now_[static_cast<size_t>(state) * width_];
+      double* bound = bounds->data();
+      for (int32_t i = 0; i < width_; ++i) bound[i] = std::min(bound[i], now[i]);
+    }
+  }
+  // What any op but the last needs at least; any op.
+  double ReservedWithLast() const {
+    double least = kNever;
+    for (int32_t split = 0; split < splits_.size(); ++split) {
+      const OpSplitCost& cost = splits_.At(last_, split);
+      least = std::min(least, cost.forward_reserved_mib + cost.backward_reserved_mib);
+    }
+    return std::max(reserved_mib_, least);
   }
   double reserved_mib() const { return reserved_mib_; }
   const std::vector<Lane>& lanes() const { return lanes_; }
@@ -112,12 +127,14 @@ class BoundFront {
   std::vector<double> now_, next_;  // [state][lane]
 };
 
-std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi) {
+// `every`: of the prices.
+std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi, int32_t every) {
   std::vector<Lane> lanes = {{0, 1, false}};
   for (size_t i = 0; i < std::size(kWaiting) && kWaiting[i] <= waiting_hi; ++i) {
     if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
-    for (int32_t k = 0; k < kLambdas; ++k) {
+    for (int32_t k = every / 2; k < kLambdas; k += every) {
       for (const bool with_weights : {false, true}) {
+        if (with_weights && every > 1) continue;
         lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i]), with_weights});
       }
     }
@@ -125,81 +142,92 @@ std::vector<Lane> LanesFor(int32_t waiting_lo, int32_t waiting_hi) {
   return lanes;
 }
 
+// The table of WindowWalk.
+class BoundTable {
+ public:
+  struct Ends {
+    std::vector<double> us[kLinkClasses], open;  // [lane]: by the link behind; without what leaves
+    double reserved_mib = 0, reserved_with_last_mib = 0;
+  };
+
+  BoundTable(const StageProgramme& programme, const OpSplits& splits, double limit_us, std::vector<Lane> lanes)
+      : programme_(programme), splits_(splits), limit_us_(limit_us), lanes_(std::move(lanes)) {}
+
+  void Read(const BoundFront& front, Ends* ends) const {
+    for (int link = 0; link < kLinkClasses; ++link) front.Ends(static_cast<LinkClass>(link), &ends->us[link]);
+    front.Open(&ends->open);
+    ends->reserved_mib = front.reserved_mib();
+    ends->reserved_with_last_mib = front.ReservedWithLast();
+  }
+
+  // The two parts may have different splits where they meet, resharding is free there, and recomputation frees what it can:
+  // still a bound.
+  void Join(const Ends& head, const Ends& tail, int32_t op, Ends* ends) const {
+    double freed_mib = 0;
+    if (!programme_.model().ops().at(op).starts_layer) {
+      for (int32_t split = 0; split < splits_.size(); ++split) {
+        freed_mib = std::max(freed_mib, splits_.At(op - 1, split).activation_mib);
+      }
+    }
+    for (int link = 0; link < kLinkClasses; ++link) {
+      ends->us[link].resize(lanes_.size());
+      for (size_t i = 0; i < lanes_.size(); ++i) {
+        ends->us[link][i] = head.open[i] + tail.us[link][i] - lanes_[i].lambda * lanes_[i].waiting * freed_mib;
+      }
+    }
+    ends->reserved_mib = std::max(head.reserved_with_last_mib, tail.reserved_mib);
+  }
+
+  void Write(const Ends& ends, int32_t last_op, int32_t length, WindowBlock* block) const {
+    (void)last_op;
+    for (int32_t kind = 0; kind < programme_.kinds(); ++kind) {
+      const StagePlace& place = programme_.kind(kind);
+      double in_us = kNever;  // what the link before adds to a transfer within a node, at least
+      for (int32_t split = 0; split < splits_.size(); ++split) {
+        const OpSplitCost& first = splits_.At(programme_.OpAt(block->first), split);
+        in_us = std::min(in_us, first.in_us[static_cast<int>(place.in_link)] - first.in_us[0]);
+      }
+      const std::vector<double>& bounds = ends.us[static_cast<int>(place.out_link)];
+      double best = 0;
+      size_t lane = 0;
+      for (int32_t q = 0; q <= block->q_hi; ++q) {
+        // Lanes ascend by waiting micro-batches; fewer of them give a bound too.
+        for (; lane < lanes_.size() && lanes_[lane].waiting <= q + 1; ++lane) {
+          const double room = programme_.limit_mib(kind) - (lanes_[lane].with_weights ? 0 : ends.reserved_mib);
+          best = std::max(best, bounds[lane] - lanes_[lane].lambda * room);
+        }
+        if (q < block->q_lo || best + in_us > limit_us_) continue;
+        block->us[(static_cast<size_t>(q - block->q_lo) * programme_.kinds() + kind) * block->lengths() + (length - block->lo)] =
+            best + in_us;
+      }
+    }
+  }
+
+ private:
+  const StageProgramme& programme_;
+  const OpSplits& splits_;
+  double limit_us_;
+  std::vector<Lane> lanes_;
+};
+
 class BoundOracle : public StageOracle {
  public:
-  explicit BoundOracle(const StageProgramme& programme) {
+  // With every n-th price only the bound is weaker, and quicker to find.
+  BoundOracle(const StageProgramme& programme, int32_t every) : every_(every) {
     for (const int32_t size : programme.sizes()) {
       splits_.emplace_back(programme.model(), size, programme.micro_batch(), programme.micro_batches());
     }
   }
 
   void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override {
-    const OpSplits& splits = splits_[size];
-    WindowBlock& inside = blocks->inside;
-    int32_t start = inside.empty() ? blocks->beyond.front().first : inside.first, q_lo = 1 << 30, q_hi = 0;
-    const auto see = [&](const WindowBlock& block) {
-      if (block.empty()) return;
-      start = std::min(start, block.first);
-      q_lo = std::min(q_lo, block.q_lo);
-      q_hi = std::max(q_hi, block.q_hi);
-    };
-    see(inside);
-    int32_t longest = inside.empty() ? 0 : inside.hi;
-    for (const WindowBlock& block : blocks->beyond) {
-      see(block);
-      longest = std::max(longest, programme.SegmentEnd(block.first) - block.first);
-    }
-    BoundFront front(programme.model(), splits, LanesFor(q_lo + 1, q_hi + 1));
-    std::vector<double> ends[kLinkClasses];
-    const auto write = [&](const BoundFront& at, int32_t length, WindowBlock* block) {
-      for (int link = 0; link < kLinkClasses; ++link) at.Ends(static_cast<LinkClass>(link), &ends[link]);
-      Write(programme, splits, limit_us, at, ends, length, block);
-    };
-    const auto go_on = [&](BoundFront from, int32_t length, WindowBlock* block) {
-      while (length < block->hi) {
-        const int32_t position = block->first + length;
-        length == 0 ? from.Start(position) : from.Step(position);
-        if (++length >= block->lo) write(from, length, block);
-      }
-    };
-    for (int32_t length = 0; length <= longest; ++length) {
-      if (length > 0) {
-        length == 1 ? front.Start(start) : front.Step(start + length - 1);
-        if (!inside.empty() && length >= inside.lo && length <= inside.hi) write(front, length, &inside);
-      }
-      for (WindowBlock& block : blocks->beyond) {
-        if (programme.SegmentEnd(block.first) - block.first == length) go_on(front, length, &block);
-      }
-    }
+    const ClassExtent extent = ExtentOf(*blocks);
+    const BoundFront front(programme.model(), splits_[size], LanesFor(extent.q_lo + 1, extent.q_hi + 1, every_));
+    BoundTable table(programme, splits_[size], limit_us, front.lanes());
+    WindowWalk<BoundFront, BoundTable>(programme, blocks, &table).Run(front);
   }
 
  private:
-  static void Write(const StageProgramme& programme, const OpSplits& splits, double limit_us, const BoundFront& front,
-                    const std::vector<double> (&ends)[kLinkClasses], int32_t length, WindowBlock* block) {
-    const std::vector<Lane>& lanes = front.lanes();
-    for (int32_t kind = 0; kind < programme.kinds(); ++kind) {
-      const StagePlace& place = programme.kind(kind);
-      double in_us = kNever;  // what the link before adds to a transfer within a node, at least
-      for (int32_t split = 0; split < splits.size(); ++split) {
-        const OpSplitCost& first = splits.At(block->first, split);
-        in_us = std::min(in_us, first.in_us[static_cast<int>(place.in_link)] - first.in_us[0]);
-      }
-      const std::vector<double>& bounds = ends[static_cast<int>(place.out_link)];
-      double best = 0;
-      size_t lane = 0;
-      for (int32_t q = 0; q <= block->q_hi; ++q) {
-        // Lanes ascend by waiting micro-batches; fewer of them give a bound too.
-        for (; lane < lanes.size() && lanes[lane].waiting <= q + 1; ++lane) {
-          const double room = programme.limit_mib(kind) - (lanes[lane].with_weights ? 0 : front.reserved_mib());
-          best = std::max(best, bounds[lane] - lanes[lane].lambda * room);
-        }
-        if (q < block->q_lo || best + in_us > limit_us) continue;
-        block->us[(static_cast<size_t>(q - block->q_lo) * programme.kinds() + kind) * block->lengths() + (length - block->lo)] =
-            best + in_us;
-      }
-    }
-  }
-
+  int32_t every_;
   std::vector<OpSplits> splits_;  // [size]
 };
 
@@ -212,11 +240,16 @@ double LowerBoundBelow(const CostModel& model, const SearchRequest& request, dou
   double bound_us = upper_ms * 1000;
   const StageBounds bounds{.min_stages = request.min_stages, .max_stages = request.max_stages};
   for (const int32_t micro_batch : request.micro_batches) {
-    StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
-    if (programme.FloorUs() > bound_us) continue;
-    const BoundOracle oracle(programme);
-    const std::optional<CutSolution> cuts = programme.Solve(oracle, bound_us, workers, interrupted, nullptr, 0, kTolerance);
-    if (programme.was_interrupted()) return 0;
+    // A weak bound shows of most micro-batches that they have nothing to offer.
+    std::optional<CutSolution> cuts;
+    for (const int32_t every : {kFewLambdas, 1}) {
+      StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
+      if (programme.FloorUs() > bound_us) break;
+      programme.Expect(programme.Cap(bound_us));
+      cuts = programme.Solve(BoundOracle(programme, every), bound_us, workers, interrupted, nullptr, 0, kTolerance);
+      if (programme.was_interrupted()) return 0;
+      if (!cuts) break;
+    }
     if (cuts) bound_us = std::min(bound_us, cuts->objective_us);
   }
   return bound_us < kNever ? bound_us * (1 - kTolerance) / 1000 : 0;
