@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -69,7 +70,9 @@ int Run(const std::string& root, const std::string& searches, const std::string&
     for (std::string search; std::getline(list, search, ',');) {
       const auto kind = SearchKindFrom(search);
       TIDEPOOL_CHECK(kind.ok(), "{}", ToString(kind.status()));
+      const auto cpu_before = std::clock();
       const auto result = Search(*kind, **model, request);
+      const double cpu_s = static_cast<double>(std::clock() - cpu_before) / CLOCKS_PER_SEC;
       Json line = {
           {"setting", name}, {"search", search}, {"threads", threads}, {"published_s", theirs}, {"published_wall_s", wall}};
       if (!result.ok()) {
@@ -79,6 +82,7 @@ int Run(const std::string& root, const std::string& searches, const std::string&
         line["iteration_s"] = result->best_ms() / 1000;
         line["ratio"] = theirs > 0 ? result->best_ms() / 1000 / theirs : 0;
         line["wall_s"] = result->seconds;
+        line["cpu_s"] = cpu_s;
         line["evaluations"] = result->evaluations;
         line["lower_bound_s"] = result->lower_bound_ms / 1000;
         line["gap"] = result->lower_bound_ms > 0 ? result->best_ms() / result->lower_bound_ms - 1 : -1;

@@ -22,8 +22,9 @@ constexpr absl::Duration kPatience = absl::Milliseconds(200);
 struct EpochReport {
   int64_t epoch = 0, batches = 0, samples = 0, bytes = 0;
   double seconds = 0, waited_s = 0;
-  data::CacheStats cache;        // what this epoch added
-  data::PacedSourceStats paced;  // likewise
+  data::CacheStats cache;          // what this epoch added
+  data::PacedSourceStats paced;    // likewise
+  data::PartitionStats partition;  // likewise
 
   double samples_per_s() const { return seconds > 0 ? static_cast<double>(samples) / seconds : 0; }
 };
@@ -41,7 +42,24 @@ data::PacedSourceStats Less(data::PacedSourceStats now, const data::PacedSourceS
   now.model.ops -= before.model.ops;
   now.model.bytes -= before.model.bytes;
   now.waited -= before.waited;
+  now.beyond -= before.beyond;
   return now;
+}
+
+data::PartitionStats Less(data::PartitionStats now, const data::PartitionStats& before) {
+  now.local_hits -= before.local_hits;
+  now.remote_hits -= before.remote_hits;
+  now.storage -= before.storage;
+  now.joined -= before.joined;
+  now.failed -= before.failed;
+  now.not_kept -= before.not_kept;
+  now.peer_failed -= before.peer_failed;
+  now.remote_bytes -= before.remote_bytes;
+  return now;
+}
+
+double ShareOf(int64_t part, const data::PartitionStats& stats) {
+  return stats.reads() > 0 ? static_cast<double>(part) / static_cast<double>(stats.reads()) : 0;
 }
 
 class DataLoadVerb : public DataVerb {
@@ -50,10 +68,16 @@ class DataLoadVerb : public DataVerb {
   std::string summary() const override { return "Run the loader over a data set and tell rates, cache hits and storage waits"; }
   std::string details() const override {
     return "The storage model makes real files as slow as another disk; the cache stands before it.\n"
-           "--shared joins jobs that prepare each batch once for all of them (start `tidepool data share` first).\n\n"
+           "--shared joins jobs that prepare each batch once for all of them (start `tidepool data share` first).\n"
+           "--peers makes one cache of the memory of several nodes: each record has an owner, which follows from --cache-seed.\n"
+           "Start one per node, with the same data, --peers and --cache-seed. What an owner that is gone kept is read from "
+           "storage.\n"
+           "There is no authentication: whoever reaches the port can read the data.\n\n"
            "  tidepool data load pictures/ --epochs 3 --cache minio --cache-bytes 200MiB --storage hdd\n"
            "  tidepool data load pictures/ --storage sata-ssd,rate=100MB,depth=4\n"
-           "  tidepool data load pictures/ --shared /tmp/prep.sock";
+           "  tidepool data load pictures/ --shared /tmp/prep.sock\n"
+           "  tidepool data load pictures/ --cache minio --cache-bytes 1GiB --peers 127.0.0.1:7101,127.0.0.1:7102 --node 0 &\n"
+           "  tidepool data load pictures/ --cache minio --cache-bytes 1GiB --peers 127.0.0.1:7101,127.0.0.1:7102 --node 1";
   }
   void Register(OptionTable* table) override {
     DataVerb::Register(table);
@@ -65,21 +89,34 @@ class DataLoadVerb : public DataVerb {
     table->Add({.key = "data.seed", .help = "Seed of order and augmentation"}, &seed_);
     table->Add({.key = "data.skip_broken", .help = "Leave out samples that cannot be read"}, &skip_broken_);
     data::AddWrapOptions("data", table, &wrap_);
+    data::AddPartitionOptions("data", table, &partition_options_);
+    table->Add({.key = "data.fill", .help = "With --peers: fill this node's part before the first epoch"}, &fill_);
+    table->Add({.key = "data.linger", .help = "With --peers: how long to go on answering nodes that are connected when done"},
+               &linger_);
     table->Add({.key = "data.shared", .help = "Socket of `tidepool data share`; empty: alone", .metavar = "SOCKET"}, &socket_);
     table->Add({.key = "data.name", .help = "With --shared: the name of this job"}, &name_);
   }
 
   Status Run(const VerbContext& context) override {
     TIDEPOOL_RETURN_IF_ERROR(wrap_.Validate());
+    TIDEPOOL_RETURN_IF_ERROR(partition_options_.Validate(wrap_));
+    if (!partition_options_.partitioned() && fill_) return InvalidArgument("--fill without --peers");
     if (epochs_ < 1 || threads_ < 0 || threads_ > 256) {
       return InvalidArgument("{} epochs on {} threads; allowed: 1 or more, on 0 (the cores) to 256", epochs_, threads_);
     }
     if (threads_ == 0) threads_ = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     TIDEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const data::RecordSource> container, Open());
-    TIDEPOOL_ASSIGN_OR_RETURN(source_, data::WrappedSource::Create(std::move(container), wrap_));
+    TIDEPOOL_ASSIGN_OR_RETURN(source_, data::WrappedSource::Create(std::move(container), wrap_, partition_options_));
     TIDEPOOL_ASSIGN_OR_RETURN(dataset_,
                               data::OpenImages(source_, {.image_size = static_cast<int>(image_size_), .min_area = min_area_}));
+    if (source_->partition() != nullptr) {
+      fmt::print(stderr, "node {} of {} answers at {}\n", partition_options_.node, partition_options_.peers.size(),
+                 source_->partition()->address());
+      if (fill_) TIDEPOOL_RETURN_IF_ERROR(source_->partition()->Fill(absl::InfiniteFuture(), context.stopped));
+      partition_ = source_->partition()->stats();  // what filled it is no part of the first epoch
+    }
     TIDEPOOL_RETURN_IF_ERROR(socket_.empty() ? RunAlone(context) : RunShared(context));
+    if (source_->partition() != nullptr) Linger(context);
     Print(context);
     return {};
   }
@@ -153,6 +190,16 @@ class DataLoadVerb : public DataVerb {
     return {};
   }
 
+  // Others may still need what this node keeps. A node that is done too has closed its connections.
+  void Linger(const VerbContext& context) {
+    source_->partition()->CloseIdleConnections();
+    const absl::Time until = Clock::Real()->Now() + linger_;
+    while (source_->partition()->stats().server.connections > 0 && Clock::Real()->Now() < until && !context.stopped()) {
+      Clock::Real()->SleepFor(absl::Milliseconds(20));
+    }
+    partition_ = source_->partition()->stats();
+  }
+
   void Begin() { epoch_start_ = MonotonicNanos(); }
   void End(absl::Duration waited) {
     EpochReport& report = reports_.back();
@@ -169,12 +216,17 @@ class DataLoadVerb : public DataVerb {
       const data::PacedSourceStats stats = source_->paced()->stats();
       report.paced = Less(stats, std::exchange(paced_, stats));
     }
+    if (source_->partition() != nullptr) {
+      const data::PartitionStats stats = source_->partition()->stats();
+      report.partition = Less(stats, std::exchange(partition_, stats));
+    }
   }
 
   void Print(const VerbContext& context) const {
     if (context.output == OutputFormat::kJson) return PrintAsJson();
     fmt::print("{:>5}{:>10}{:>12}{:>10}", "epoch", "samples", "samples/s", "waited");
     if (source_->cache() != nullptr) fmt::print("{:>8}{:>10}{:>10}", "hits", "kept", "evicted");
+    if (source_->partition() != nullptr) fmt::print("{:>8}{:>8}{:>9}{:>10}", "local", "remote", "storage", "kept");
     if (source_->paced() != nullptr) fmt::print("{:>9}{:>12}", "disk ops", "disk bytes");
     fmt::print("\n");
     for (const EpochReport& report : reports_) {
@@ -183,13 +235,65 @@ class DataLoadVerb : public DataVerb {
         fmt::print("{:>6.1f} %{:>10}{:>10}", 100 * report.cache.hit_share(), FormatBytes(report.cache.used_bytes),
                    report.cache.evicted);
       }
+      if (source_->partition() != nullptr) {
+        const data::PartitionStats& stats = report.partition;
+        fmt::print("{:>6.1f} %{:>6.1f} %{:>7.1f} %{:>10}", 100 * ShareOf(stats.local_hits, stats),
+                   100 * ShareOf(stats.remote_hits, stats), 100 * ShareOf(stats.storage, stats),
+                   FormatBytes(stats.own.used_bytes + stats.others.used_bytes));
+      }
       if (source_->paced() != nullptr) {
         fmt::print("{:>9}{:>12}", report.paced.model.ops, FormatBytes(report.paced.model.bytes));
       }
       fmt::print("\n");
     }
+    if (source_->partition() != nullptr) PrintPeers();
+    if (source_->paced() != nullptr && paced_.beyond > 0.1 * paced_.waited) {
+      fmt::print("the real disk is slower than '{}': reads waited {:.2f} s for the model and {:.2f} s beyond it\n", wrap_.storage,
+                 absl::ToDoubleSeconds(paced_.waited), absl::ToDoubleSeconds(paced_.beyond));
+    }
     if (!socket_.empty()) fmt::print("this job prepared {} batches for all\n", prepared_);
     if (skipped_ > 0) fmt::print("{} samples left out; the first: {}\n", skipped_, errors_.empty() ? "" : errors_[0]);
+  }
+
+  void PrintPeers() const {
+    const data::PartitionServerStats& server = partition_.server;
+    fmt::print("this node gave others {} records ({}) and did not have {} that they asked for\n", server.records,
+               FormatBytes(server.record_bytes), server.absent);
+    for (size_t node = 0; node < partition_.peers.size(); ++node) {
+      const data::PeerStats& peer = partition_.peers[node];
+      if (static_cast<int64_t>(node) == partition_options_.node) continue;
+      fmt::print("node {} at {}: {}, {} requests, {} records, {} absent, {} failures\n", node, partition_options_.peers[node],
+                 peer.up ? "up" : "down", peer.requests, peer.records, peer.absent, peer.failures);
+    }
+  }
+
+  Json PeersJson() const {
+    Json peers = Json::array();
+    for (size_t node = 0; node < partition_.peers.size(); ++node) {
+      const data::PeerStats& peer = partition_.peers[node];
+      if (static_cast<int64_t>(node) == partition_options_.node) continue;
+      peers.push_back({{"node", node},
+                       {"address", partition_options_.peers[node]},
+                       {"up", peer.up},
+                       {"requests", peer.requests},
+                       {"records", peer.records},
+                       {"record_bytes", peer.record_bytes},
+                       {"absent", peer.absent},
+                       {"refused", peer.refused},
+                       {"failures", peer.failures},
+                       {"not_asked", peer.skipped}});
+    }
+    const data::PartitionServerStats& server = partition_.server;
+    return {{"node", partition_options_.node},
+            {"nodes", partition_options_.peers.size()},
+            {"address", source_->partition()->address()},
+            {"answered",
+             {{"records", server.records},
+              {"record_bytes", server.record_bytes},
+              {"absent", server.absent},
+              {"failed", server.failed},
+              {"refused", server.refused}}},
+            {"peers", std::move(peers)}};
   }
 
   void PrintAsJson() const {
@@ -207,10 +311,24 @@ class DataLoadVerb : public DataVerb {
                          {"evicted", report.cache.evicted},
                          {"used_bytes", report.cache.used_bytes}};
       }
+      if (source_->partition() != nullptr) {
+        const data::PartitionStats& stats = report.partition;
+        json["partition"] = {{"local_hits", stats.local_hits},
+                             {"remote_hits", stats.remote_hits},
+                             {"storage", stats.storage},
+                             {"joined", stats.joined},
+                             {"failed", stats.failed},
+                             {"not_kept", stats.not_kept},
+                             {"peer_failed", stats.peer_failed},
+                             {"remote_bytes", stats.remote_bytes},
+                             {"own_bytes", stats.own.used_bytes},
+                             {"others_bytes", stats.others.used_bytes}};
+      }
       if (source_->paced() != nullptr) {
         json["storage"] = {{"ops", report.paced.model.ops},
                            {"bytes", report.paced.model.bytes},
-                           {"waited_s", absl::ToDoubleSeconds(report.paced.waited)}};
+                           {"waited_s", absl::ToDoubleSeconds(report.paced.waited)},
+                           {"beyond_s", absl::ToDoubleSeconds(report.paced.beyond)}};
       }
       epochs.push_back(std::move(json));
     }
@@ -221,6 +339,7 @@ class DataLoadVerb : public DataVerb {
                {"cache", wrap_.cache},
                {"cache_bytes", wrap_.cache_bytes},
                {"storage", wrap_.storage},
+               {"partition", source_->partition() != nullptr ? PeersJson() : Json(nullptr)},
                {"shared", !socket_.empty()},
                {"prepared_batches", prepared_},
                {"skipped", skipped_},
@@ -233,6 +352,9 @@ class DataLoadVerb : public DataVerb {
   uint64_t seed_ = 1;
   bool skip_broken_ = false;
   data::WrapOptions wrap_;
+  data::PartitionWrapOptions partition_options_;
+  bool fill_ = false;
+  absl::Duration linger_ = absl::Seconds(30);
   std::string socket_, name_ = "data load";
 
   std::shared_ptr<const data::WrappedSource> source_;
@@ -242,6 +364,7 @@ class DataLoadVerb : public DataVerb {
   absl::Duration waited_ = absl::ZeroDuration();
   data::CacheStats cache_;
   data::PacedSourceStats paced_;
+  data::PartitionStats partition_;
   int64_t prepared_ = 0, skipped_ = 0;
   std::vector<std::string> errors_;
 };

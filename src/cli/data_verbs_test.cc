@@ -11,8 +11,10 @@
 #include "base/testing.h"
 #include "cli/loader_bench.h"
 #include "cli/testing.h"
+#include "data/containers.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
+#include "data/partition.h"
 #include "data/shared_loader.h"
 #include "data/shared_prep_coordinator.h"
 
@@ -54,6 +56,25 @@ TEST_F(DataVerbs, PackThenShowAndCheckGiveTheSamePictures) {
   EXPECT_EQ(checked.code, kExitDone) << checked.err;
   EXPECT_EQ(checked.json()["faulty"], 0);
   EXPECT_THAT(RunWords({"data", "show", in()}).out, HasSubstr("records      6\nclasses      2\n"));
+}
+
+TEST_F(DataVerbs, MakeGivesTheSameReadablePicturesForASeedAndLeavesFullFoldersAlone) {
+  const auto make = [&](const std::string& folder) {
+    return RunWords(
+        {"data", "make", root_.path() + "/" + folder, "--pictures", "5", "--classes", "2", "--seed", "7", "-o", "json"});
+  };
+  const Outcome made = make("a/b");
+  ASSERT_EQ(made.code, kExitDone) << made.err;
+  EXPECT_EQ(made.json()["pictures"], 5);
+  const Outcome checked = RunWords({"data", "check", root_.path() + "/a/b", "-o", "json"});
+  ASSERT_EQ(checked.code, kExitDone) << checked.err;
+  EXPECT_EQ(checked.json()["faulty"], 0);
+  EXPECT_EQ(RunWords({"data", "show", root_.path() + "/a/b", "-o", "json"}).json()["classes"], 2);
+  ASSERT_EQ(make("c").code, kExitDone);
+  EXPECT_EQ(ReadFile(root_.path() + "/a/b/00001/00000003.jpg", 1 << 20).value(),
+            ReadFile(root_.path() + "/c/00001/00000003.jpg", 1 << 20).value());
+  EXPECT_THAT(make("c").err, HasSubstr("/c' is not empty; allowed: a new or an empty folder"));
+  EXPECT_THAT(RunWords({"data", "make", root_.path() + "/d", "--quality", "0"}).err, HasSubstr("quality 0; allowed: 1 to"));
 }
 
 TEST_F(DataVerbs, CheckNamesFaultyPicturesAndFails) {
@@ -103,6 +124,77 @@ TEST_F(DataVerbs, LoadTellsHitsOfTheCacheAndOperationsOfTheStorageForEachEpoch) 
   EXPECT_GT(ops, 0);
   EXPECT_THAT(RunWords({"data", "load", in(), "--image-size", "16", "--cache", "lru", "--cache-bytes", "1MiB"}).out,
               AllOf(HasSubstr("samples/s"), HasSubstr("evicted")));
+}
+
+TEST_F(DataVerbs, LoadReadsThroughTheMemoryOfAnotherNodeAndFromStorageWhenThatIsGone) {
+  const auto records = data::OpenRecordSource("imagefolder:" + in());
+  ASSERT_TRUE(records.ok()) << ToString(records.status());
+  const auto owned_by_1 = [](uint64_t seed) {
+    int64_t owned = 0;
+    for (int64_t i = 0; i < 6; ++i) owned += data::PartitionOwner(seed, i, 2) == 1;
+    return owned;
+  };
+  uint64_t seed = 1;
+  while (owned_by_1(seed) < 2 || owned_by_1(seed) > 4) ++seed;
+  const int64_t owned = owned_by_1(seed);
+  auto other = data::PartitionedCache::Create(records->get(), {.nodes = 2, .node = 1, .seed = seed, .budget_bytes = 1 << 20});
+  ASSERT_TRUE(other.ok()) << ToString(other.status());
+  ASSERT_TRUE((*other)->Fill(testing::Soon()).ok());
+
+  const auto load = [&, peers = "127.0.0.1:0," + (*other)->address()] {
+    const Outcome outcome =
+        RunWords({"data",         "load",    in(),           "--epochs", "2",       "--batch",      "4",
+                  "--threads",    "2",       "--image-size", "16",       "--cache", "minio",        "--cache-bytes",
+                  "1MiB",         "--peers", peers,          "--node",   "0",       "--cache-seed", fmt::format("{}", seed),
+                  "--peer-limit", "20s",     "-o",           "json"});
+    EXPECT_EQ(outcome.code, kExitDone) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("node 0 of 2 answers at 127.0.0.1:"));
+    return outcome.json();
+  };
+  // Threads read ahead of what is handed out, so only sums over both epochs are exact.
+  const auto sum = [](const nlohmann::json& json, const char* key) {
+    int64_t total = 0;
+    for (const auto& epoch : json["epochs"]) total += epoch["partition"][key].get<int64_t>();
+    return total;
+  };
+  // The first epoch gets from the owner what it owns, and the second finds everything in this node's memory.
+  nlohmann::json json = load();
+  EXPECT_EQ(sum(json, "remote_hits"), owned) << json;
+  EXPECT_EQ(sum(json, "storage"), 6 - owned);
+  EXPECT_EQ(sum(json, "local_hits") + sum(json, "joined"), 6);
+  EXPECT_EQ(sum(json, "failed"), 0);
+  EXPECT_EQ(json["partition"]["peers"][0]["records"], owned);
+  EXPECT_EQ(json["partition"]["peers"][0]["up"], true);
+  EXPECT_EQ((*other)->stats().server.records, owned);
+
+  other->reset();
+  json = load();
+  EXPECT_EQ(sum(json, "remote_hits"), 0) << json;
+  EXPECT_EQ(sum(json, "storage"), 6);
+  EXPECT_EQ(sum(json, "peer_failed"), owned);
+  EXPECT_EQ(sum(json, "failed"), 0);
+  EXPECT_EQ(json["partition"]["peers"][0]["up"], false);
+}
+
+TEST_F(DataVerbs, LoadOverSeveralNodesSaysWhatIsWrongWithItsArguments) {
+  const auto error_of = [&](std::vector<std::string> more) {
+    std::vector<std::string> words = {"data", "load", in(), "--image-size", "16"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = RunWords(words);
+    EXPECT_EQ(outcome.code, kExitUsage) << outcome.err;
+    return outcome.err;
+  };
+  const std::vector<std::string> cache = {"--cache", "minio", "--cache-bytes", "1MiB"};
+  const auto with_cache = [&](std::vector<std::string> more) {
+    more.insert(more.end(), cache.begin(), cache.end());
+    return error_of(more);
+  };
+  EXPECT_THAT(error_of({"--peers", "127.0.0.1:0"}), HasSubstr("--peers without a cache"));
+  EXPECT_THAT(error_of({"--fill"}), HasSubstr("--fill without --peers"));
+  EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0,-", "--node", "2"}), HasSubstr("--node is 2 with 2 peers; allowed: 0 to 1"));
+  EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0,-", "--node", "1"}), HasSubstr("no address for node 1, which is this one"));
+  EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0,localhost:1"}), HasSubstr("node 1: address 'localhost:1'; allowed: a numeric"));
+  EXPECT_THAT(with_cache({"--peers", "127.0.0.1:0", "--peer-limit", "0s"}), HasSubstr("request_limit 0"));
 }
 
 TEST_F(DataVerbs, LoadAndShareSayWhatIsWrongWithTheirArguments) {

@@ -81,6 +81,9 @@ class Decoders {
   std::vector<std::thread> threads_;
 };
 
+// Each step is a launch and an event in the stream's queue, which holds 1,024.
+constexpr int64_t kMostInFlight = 256;
+
 // Relative, without sign: `steps` steps of `target_ms` took `took`.
 double ErrorOf(absl::Duration took, double target_ms, int64_t steps) {
   return std::abs(absl::ToDoubleMilliseconds(took) / (target_ms * static_cast<double>(steps)) - 1);
@@ -109,19 +112,18 @@ absl::Time LimitFor(Clock* clock, double target_ms, int64_t steps) {
   return clock->Now() + absl::Milliseconds(target_ms) * steps * 3 + absl::Seconds(10);
 }
 
-StatusOr<PacingStep> PaceSteps(double target_ms, int64_t steps, const std::function<bool()>& stopped) {
+StatusOr<PacingStep> PaceSteps(double target_ms, int64_t steps, int64_t in_flight, const std::function<bool()>& stopped) {
   TIDEPOOL_ASSIGN_OR_RETURN(const auto opened, OpenStepDevice(target_ms));
   device::Device& device = *opened;
   TIDEPOOL_ASSIGN_OR_RETURN(const auto stream, device.CreateStream({}));
   Clock* clock = device.clock();
-  constexpr size_t kInFlight = 2;
   std::deque<device::Event> open;
   std::vector<absl::Time> seen, reached;
   const absl::Time limit = LimitFor(clock, target_ms, steps);
   // The first step of all only sets the beginning.
   for (int64_t step = 0; step <= steps || !open.empty();) {
     if (stopped()) return Cancelled("stopped");
-    if (step <= steps && open.size() < kInFlight) {
+    if (step <= steps && std::ssize(open) < in_flight) {
       TIDEPOOL_RETURN_IF_ERROR(stream->Launch(kStep, nullptr));
       TIDEPOOL_ASSIGN_OR_RETURN(device::Event event, stream->Record());
       open.push_back(std::move(event));
@@ -136,6 +138,7 @@ StatusOr<PacingStep> PaceSteps(double target_ms, int64_t steps, const std::funct
   }
   const device::TimelineReport report = *device.timeline();
   return PacingStep{.target_ms = target_ms,
+                    .in_flight = in_flight,
                     .error = std::abs(MillisPerStep(seen) / target_ms - 1),
                     .total_error = ErrorOf(seen.back() - seen.front(), target_ms, steps),
                     .timeline_error = ErrorOf(reached.back() - reached.front(), target_ms, steps),
@@ -217,6 +220,11 @@ double NaiveError(double target_ms, int64_t steps) {
 
 }  // namespace
 
+int64_t StepsInFlight(double target_ms) {
+  constexpr double kAheadMs = 50;
+  return std::llround(std::clamp(std::ceil(kAheadMs / target_ms), 2.0, static_cast<double>(kMostInFlight)));
+}
+
 StatusOr<PacingBenchResult> RunPacingBench(const PacingBenchOptions& options,
                                            const std::function<void(const std::string&)>& progress,
                                            const std::function<bool()>& stopped) {
@@ -228,6 +236,10 @@ StatusOr<PacingBenchResult> RunPacingBench(const PacingBenchOptions& options,
   if (options.decode_threads < -1 || options.decode_threads > 256) {
     return InvalidArgument("--threads is {}; allowed: -1 (none) to 256", options.decode_threads);
   }
+  if (options.in_flight < 0 || options.in_flight > kMostInFlight) {
+    return InvalidArgument("--in-flight is {}; allowed: 1 to {}, or 0 for about 50 ms of steps", options.in_flight,
+                           kMostInFlight);
+  }
   PacingBenchResult result;
   result.cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   result.decode_threads = options.decode_threads == 0 ? result.cores : std::max(0, options.decode_threads);
@@ -235,9 +247,10 @@ StatusOr<PacingBenchResult> RunPacingBench(const PacingBenchOptions& options,
   TIDEPOOL_ASSIGN_OR_RETURN(const auto decoders, Decoders::Start(result.decode_threads));
   for (const double target_ms : options.targets_ms) {
     progress(fmt::format("steps of {} ms", target_ms));
+    const int64_t in_flight = options.in_flight > 0 ? options.in_flight : StepsInFlight(target_ms);
     const int64_t images = decoders->images();
     const absl::Time begin = Clock::Real()->Now();
-    TIDEPOOL_ASSIGN_OR_RETURN(PacingStep row, PaceSteps(target_ms, options.steps, stopped));
+    TIDEPOOL_ASSIGN_OR_RETURN(PacingStep row, PaceSteps(target_ms, options.steps, in_flight, stopped));
     row.images_per_s = static_cast<double>(decoders->images() - images) / absl::ToDoubleSeconds(Clock::Real()->Now() - begin);
     row.naive_error = NaiveError(target_ms, options.naive_steps);
     const auto in_two_seconds = static_cast<int64_t>(2000 / target_ms);

@@ -17,12 +17,16 @@ struct PacingBenchOptions {
   int64_t steps = 1000;
   int64_t naive_steps = 200;  // of the comparison that sleeps for the step's time; 0: none
   int64_t fed_steps = 1000;   // of the loop that takes its batches from memory, but no more than take two seconds; 0: none
+  // Steps that are launched and not waited for: how long the host may be kept from its core before the device stands still. 0:
+  // StepsInFlight of each target.
+  int64_t in_flight = 0;
   int decode_threads = 0;     // that decode JPEGs meanwhile; 0: as many as there are cores, -1: none
 };
 
 // One step time. Errors are relative to it, without sign.
 struct PacingStep {
   double target_ms = 0;
+  int64_t in_flight = 0;
   // Drift: the time per step between the moments at which a waiting thread saw two steps end, by the real clock, against the
   // step's time; the median over all pairs of steps that lie half of the run apart (the slope of Theil and Sen). Lateness that
   // added up would show here; that of single wake-ups is in total_error and in the three figures below.
@@ -37,12 +41,16 @@ struct PacingStep {
   double utilisation = -1, busy_share = -1;
   double images_per_s = 0;  // decoded meanwhile, by all threads
 };
+// About 50 ms of steps, 2 to 256: a GPU's launch queue is deeper (1,024 launches with CUDA).
+int64_t StepsInFlight(double target_ms);
+
 struct PacingBenchResult {
   int cores = 0, decode_threads = 0;
   int64_t steps = 0;
   std::vector<PacingStep> rows;
 };
-// Steps of each target on an emulated device beside threads that decode. The host is one step ahead of the device.
+// Steps of each target on an emulated device beside threads that decode. The host launches ahead of the device, as training
+// loops do that do not wait for each step.
 StatusOr<PacingBenchResult> RunPacingBench(const PacingBenchOptions& options,
                                            const std::function<void(const std::string&)>& progress,
                                            const std::function<bool()>& stopped);

@@ -1,3 +1,5 @@
+#include "cli/emulation_bench.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -55,6 +57,21 @@ TEST(BenchPacing, WritesOneRowPerStepTimeToTheFileAndToStdout) {
     EXPECT_LE(row["lateness_us"]["p50"].get<double>(), row["lateness_us"]["max"].get<double>());
   }
   EXPECT_THAT(targets, ::testing::ElementsAre(0.3, 1, 3.5, 20));
+  std::vector<int64_t> ahead;
+  for (const auto& row : result["steps"]) ahead.push_back(row["in_flight"]);
+  EXPECT_THAT(ahead, ::testing::ElementsAre(167, 50, 15, 3));
+}
+
+TEST(BenchPacing, LaunchesAboutFiftyMillisecondsAheadWithinTheQueueOfAStream) {
+  EXPECT_EQ(StepsInFlight(1e-3), 256);
+  EXPECT_EQ(StepsInFlight(0.3), 167);
+  EXPECT_EQ(StepsInFlight(20), 3);
+  EXPECT_EQ(StepsInFlight(1e6), 2);
+  const auto result = RunPacingBench(
+      {.targets_ms = {0.01}, .steps = 600, .naive_steps = 0, .fed_steps = 0, .in_flight = 256, .decode_threads = -1},
+      [](const std::string&) {}, [] { return false; });
+  ASSERT_TRUE(result.ok()) << ToString(result.status());
+  EXPECT_EQ(result->rows[0].in_flight, 256);
 }
 
 TEST(BenchPacing, LeavesOutWhatIsNotWanted) {
@@ -70,6 +87,7 @@ TEST(BenchPacing, OptionsOutOfRangeAreRefused) {
   EXPECT_THAT(RunWords({"pacing", "--steps", "0"}).err, HasSubstr("--steps is 0; allowed: 1 to 1000000"));
   EXPECT_THAT(RunWords({"pacing", "--threads", "257"}).err, HasSubstr("--threads is 257; allowed: -1 (none) to 256"));
   EXPECT_THAT(RunWords({"pacing", "--naive-steps", "-1"}).err, HasSubstr("--naive-steps is -1; allowed: 0 to 1000000"));
+  EXPECT_THAT(RunWords({"pacing", "--in-flight", "257"}).err, HasSubstr("--in-flight is 257; allowed: 1 to 256"));
   EXPECT_THAT(RunWords({"pacing", "--fed-steps", "-1"}).err, HasSubstr("--fed-steps is -1; allowed: 0 or more"));
 }
 

@@ -16,6 +16,7 @@ namespace tidepool::cli {
 struct ExperimentContext {
   std::string reference;                                  // folder of the published reference data; empty: there is none here
   bool quick = false;                                     // smaller than published, to see that it works
+  bool real_time = false;                                 // on the real clock; only for experiments that can
   int threads = 0;                                        // 0: one per core
   std::function<bool()> stopped;                          // long experiments end with CANCELLED
   std::function<void(const std::string&)> show_progress;  // one line; does nothing without a terminal
@@ -35,6 +36,7 @@ struct Experiment {
   std::string name;     // "planning/figure-7"
   std::string summary;  // one line
   std::function<StatusOr<ExperimentReport>(const ExperimentContext&)> run;
+  bool on_real_clock = false;  // it has a mode in real time too
 };
 
 // One function per group, each appending its own.

@@ -52,7 +52,11 @@ class ExperimentVerb : public Verb {
   std::string summary() const override { return "Repeat a published experiment; without a name, list them"; }
   std::string details() const override {
     return "Experiments that set published numbers beside ours read the reference data, and say so when it is not there.\n"
-           "Example: tidepool experiment planning/prices --html prices.html";
+           "Most run in virtual time. --mode real-time runs those of data stalls on the real clock, scaled down to about a "
+           "minute, "
+           "beside\nwhat virtual time predicts for the same.\n\n"
+           "  tidepool experiment planning/prices --html prices.html\n"
+           "  tidepool experiment stalls/figure-3 --mode real-time";
   }
   void Register(OptionTable* table) override {
     table->Add({.key = "experiment.json", .help = "Also write the result as JSON to this file", .metavar = "FILE"}, &json_file_);
@@ -63,6 +67,7 @@ class ExperimentVerb : public Verb {
                 .metavar = "DIR"},
                &reference_);
     table->Add({.key = "experiment.quick", .help = "A smaller run, to see that it works"}, &quick_);
+    table->Add({.key = "experiment.mode", .help = "virtual, or real-time: on the real clock", .metavar = "MODE"}, &mode_);
     table->Add({.key = "experiment.threads", .help = "Threads of what can use them; 0: one per core"}, &threads_);
   }
   std::vector<Positional> positionals() override {
@@ -98,10 +103,17 @@ class ExperimentVerb : public Verb {
   }
 
   Status RunOne(const VerbContext& context, const Experiment& experiment) {
+    if (mode_ != "virtual" && mode_ != "real-time") {
+      return InvalidArgument("--mode '{}'; allowed: virtual, real-time", mode_);
+    }
+    if (mode_ == "real-time" && !experiment.on_real_clock) {
+      return InvalidArgument("--mode real-time: '{}' has none; allowed: virtual", experiment.name);
+    }
     ExperimentReport report;
     {
       StatusLine line(context.progress);
-      ExperimentContext inner{.reference = FindReference(reference_), .quick = quick_, .threads = threads_};
+      ExperimentContext inner{
+          .reference = FindReference(reference_), .quick = quick_, .real_time = mode_ == "real-time", .threads = threads_};
       inner.stopped = context.stopped;
       inner.show_progress = [&](const std::string& text) { line.Show(text); };
       TIDEPOOL_ASSIGN_OR_RETURN(report, experiment.run(inner));
@@ -131,7 +143,7 @@ class ExperimentVerb : public Verb {
     return page.Write(html_file_);
   }
 
-  std::string json_file_, svg_file_, html_file_, reference_;
+  std::string json_file_, svg_file_, html_file_, reference_, mode_ = "virtual";
   bool quick_ = false;
   int threads_ = 0;
   std::vector<std::string> names_;

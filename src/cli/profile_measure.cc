@@ -57,7 +57,11 @@ void MeasureOptions::Register(OptionTable* table) {
               .help = "Networks to measure, as specs; may be given more than once",
               .metavar = "SPEC"},
              &models);
-  table->Add({.key = "measure.batches", .flag = "batch", .help = "Batches to measure", .metavar = "N,..."}, &batches);
+  table->Add({.key = "measure.batches",
+              .flag = "batch",
+              .help = "Batches to measure; where time climbs in stairs, as on GPUs, both sides of an edge: 32,33,64,65",
+              .metavar = "N,..."},
+             &batches);
   table->Add(
       {.key = "measure.phases", .flag = "phase", .help = "forward, step (with backward and optimizer)", .metavar = "PHASE,..."},
       &phases);

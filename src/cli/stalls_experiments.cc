@@ -24,20 +24,31 @@ std::string DifferenceText(const Figure& figure, double difference) {
   return fmt::format("{:+.1f} {}", 100 * difference, figure.absolute ? "points" : "%");
 }
 
+// Whether the row is a prediction that is held beside something: on the real clock the prediction of virtual time, calibrated
+// parameters or not; in virtual time what was published.
+bool IsJudged(const Figure& figure, const FigureRow& row) {
+  return figure.real_time ? row.gated : row.compared && row.gated && !row.calibrated;
+}
+
+// Nothing is relative to zero.
+bool HasDifference(const Figure& figure, const FigureRow& row) {
+  if (figure.real_time) return figure.absolute || row.predicted != 0;
+  return row.compared && (figure.absolute || row.published != 0);
+}
+
 std::string VerdictOf(const Figure& figure, const FigureRow& row) {
-  if (!row.compared) return "";
-  if (row.calibrated) return "calibrated";
-  if (!row.gated) return "";
+  if (!figure.real_time && row.compared && row.calibrated) return "calibrated";
+  if (!IsJudged(figure, row)) return "";
   return figure.Within(row) ? "within" : "OUTSIDE";
 }
 
 Json RowJson(const Figure& figure, const FigureRow& row) {
   Json json = {{"name", row.name}, {"x", row.x}, {"ours", row.ours}};
-  if (!row.compared) return json;
-  json["published"] = row.published;
-  // Nothing is relative to zero.
-  json["difference"] = figure.absolute || row.published != 0 ? Json(figure.DifferenceOf(row)) : Json();
-  json["calibrated"] = row.calibrated;
+  if (figure.real_time) json["predicted"] = row.predicted;
+  if (row.compared) json["published"] = row.published;
+  if (!row.compared && !figure.real_time) return json;
+  json["difference"] = HasDifference(figure, row) ? Json(figure.DifferenceOf(row)) : Json();
+  if (row.compared) json["calibrated"] = row.calibrated;
   json["gated"] = row.gated;
   if (row.gated) json["within_tolerance"] = figure.Within(row);
   return json;
@@ -45,17 +56,19 @@ Json RowJson(const Figure& figure, const FigureRow& row) {
 
 report::Table TableOf(const Figure& figure) {
   report::Table table{.columns = {"SERIES", "", "OURS", "PUBLISHED", "DIFFERENCE", "TOLERANCE"}, .caption = figure.title};
+  if (figure.real_time) table.columns = {"SERIES", "", "MEASURED", "PREDICTED", "DIFFERENCE", "TOLERANCE", "PUBLISHED"};
   for (const FigureSeries& series : figure.series) {
     for (const FigureRow& row : series.rows) {
-      const bool relative = figure.absolute || row.published != 0;
-      const bool outside = row.compared && row.gated && !row.calibrated && !figure.Within(row);
-      table.rows.push_back(
-          {{.text = series.name},
-           {.text = row.name},
-           {.text = ValueText(figure, row.ours), .number = true},
-           {.text = row.compared ? ValueText(figure, row.published) : "-", .number = true},
-           {.text = row.compared && relative ? DifferenceText(figure, figure.DifferenceOf(row)) : "-", .number = true},
-           {.text = VerdictOf(figure, row), .bad = outside}});
+      const report::Cell published{.text = row.compared ? ValueText(figure, row.published) : "-", .number = true};
+      const report::Cell predicted{.text = ValueText(figure, row.predicted), .number = true};
+      const std::string difference = HasDifference(figure, row) ? DifferenceText(figure, figure.DifferenceOf(row)) : "-";
+      table.rows.push_back({{.text = series.name},
+                            {.text = row.name},
+                            {.text = ValueText(figure, row.ours), .number = true},
+                            figure.real_time ? predicted : published,
+                            {.text = difference, .number = true},
+                            {.text = VerdictOf(figure, row), .bad = IsJudged(figure, row) && !figure.Within(row)}});
+      if (figure.real_time) table.rows.back().push_back(published);
     }
   }
   return table;
@@ -68,14 +81,15 @@ std::string PlotOf(const Figure& figure) {
   for (const FigureSeries& series : figure.series) {
     const int color = static_cast<int>(lines.size() / 2);
     report::Series ours{.name = figure.series.size() > 1 ? series.name : "ours", .color = color};
-    report::Series published{.name = figure.series.size() > 1 ? series.name + ", published" : "published",
+    const std::string other = figure.real_time ? "predicted" : "published";
+    report::Series published{.name = figure.series.size() > 1 ? fmt::format("{}, {}", series.name, other) : other,
                              .color = figure.series.size() > 1 ? color : color + 1,
                              .dots = true};
     for (const FigureRow& row : series.rows) {
       ours.x.push_back(row.x);
       ours.y.push_back(row.ours);
       published.x.push_back(row.x);
-      published.y.push_back(row.compared ? row.published : std::nan(""));
+      published.y.push_back(figure.real_time ? row.predicted : row.compared ? row.published : std::nan(""));
     }
     lines.push_back(std::move(ours));
     lines.push_back(std::move(published));
@@ -96,7 +110,7 @@ std::string PlotOf(const Figure& figure) {
 
 ExperimentReport ReportOf(const Figure& figure) {
   ExperimentReport report;
-  report.json["mode"] = "virtual";
+  report.json["mode"] = figure.real_time ? "real-time" : "virtual";
   report.json["title"] = figure.title;
   report.json["unit"] = figure.y_label;
   report.json["tolerance"] = figure.tolerance;
@@ -107,7 +121,7 @@ ExperimentReport ReportOf(const Figure& figure) {
     Json rows = Json::array();
     for (const FigureRow& row : series.rows) {
       rows.push_back(RowJson(figure, row));
-      if (!row.compared || !row.gated || row.calibrated) continue;
+      if (!IsJudged(figure, row)) continue;
       ++gated;
       within += figure.Within(row) ? 1 : 0;
     }
@@ -121,19 +135,29 @@ ExperimentReport ReportOf(const Figure& figure) {
   report.tables.push_back(TableOf(figure));
   report.plots.push_back(PlotOf(figure));
   report.notes = figure.notes;
-  if (gated > 0) report.notes.push_back(fmt::format("{} of {} predictions lie within the tolerance", within, gated));
+  if (gated > 0) {
+    report.notes.push_back(fmt::format("{} of {} predictions lie within the tolerance{}", within, gated,
+                                       figure.real_time ? " of what was measured on the real clock" : ""));
+  }
   return report;
 }
 
 void Add(std::string name, std::string summary, FigureFunction figure, std::vector<Experiment>* experiments) {
-  experiments->push_back(
-      {.name = std::move(name), .summary = std::move(summary), .run = [figure](const ExperimentContext& context) {
-         FigureOptions options{.quick = context.quick, .stopped = context.stopped};
-         const auto folder = ReferenceFolder(context, "emulator");
-         if (folder.ok()) options.reference = *folder;
-         const StatusOr<Figure> made = figure(options);
-         return made.ok() ? StatusOr<ExperimentReport>(ReportOf(*made)) : StatusOr<ExperimentReport>(made.status());
-       }});
+  experiments->push_back({.name = std::move(name),
+                          .summary = std::move(summary),
+                          .run =
+                              [figure](const ExperimentContext& context) {
+                                FigureOptions options{.quick = context.quick,
+                                                      .real_time = context.real_time,
+                                                      .stopped = context.stopped,
+                                                      .note = context.show_progress};
+                                const auto folder = ReferenceFolder(context, "emulator");
+                                if (folder.ok()) options.reference = *folder;
+                                const StatusOr<Figure> made = figure(options);
+                                return made.ok() ? StatusOr<ExperimentReport>(ReportOf(*made))
+                                                 : StatusOr<ExperimentReport>(made.status());
+                              },
+                          .on_real_clock = true});
 }
 
 }  // namespace

@@ -103,5 +103,25 @@ TEST(StallExperiments, RunByNameAndKeepWhatTheyAre) {
   EXPECT_THAT(RunWords({"experiment"}).out, AllOf(HasSubstr("stalls/figure-3"), HasSubstr("stalls/figure-6")));
 }
 
+TEST(StallExperiments, RunOnTheRealClockBesideWhatVirtualTimePredicts) {
+  const Outcome done = RunWords({"experiment", "stalls/figure-4a", "--quick", "--mode", "real-time", "-o", "json"});
+  ASSERT_EQ(done.code, kExitDone) << done.err;
+  const nlohmann::json json = done.json();
+  EXPECT_EQ(json["mode"], "real-time");
+  ASSERT_EQ(json["series"][0]["rows"].size(), 6u);
+  for (const auto& row : json["series"][0]["rows"]) {
+    EXPECT_TRUE(row["ours"].is_number()) << row;
+    EXPECT_TRUE(row["predicted"].is_number()) << row;
+    EXPECT_FALSE(row.contains("published")) << row;
+  }
+  EXPECT_EQ(json["predictions"], 0) << "a quick run is too short to be judged";
+  // Other notes say where this machine could not keep the device's time.
+  EXPECT_THAT(json["notes"].dump(), HasSubstr("1/16 of the samples in batches of 1/16"));
+  EXPECT_THAT(RunWords({"experiment", "stalls/figure-4a", "--mode", "fast"}).err,
+              HasSubstr("--mode 'fast'; allowed: virtual, real-time"));
+  EXPECT_THAT(RunWords({"experiment", "planning/prices", "--mode", "real-time"}).err,
+              HasSubstr("'planning/prices' has none; allowed: virtual"));
+}
+
 }  // namespace
 }  // namespace tidepool::cli

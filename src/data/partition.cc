@@ -84,6 +84,12 @@ class PartitionedCache::RemoteSource : public RecordSourceWrapper {
     if (hints_.Take(record)) base().WontNeed(record);
   }
 
+  void CloseIdle() const {
+    for (const auto& peer : peers_) {
+      if (peer != nullptr) peer->CloseIdle();
+    }
+  }
+
   void AddTo(PartitionStats* stats) const {
     stats->remote_hits = hits_.load(std::memory_order_relaxed);
     stats->remote_bytes = bytes_.load(std::memory_order_relaxed);
@@ -184,6 +190,7 @@ Status PartitionedCache::SetPeers(const std::vector<std::string>& addresses) {
   }
   for (uint32_t node = 0; node < options_.nodes; ++node) {
     if (node == options_.node || addresses[node].empty()) continue;
+    if (const Status valid = CheckAddress(addresses[node]); !valid.ok()) return Annotate(valid, fmt::format("node {}", node));
     PeerHealth::Options health = options_.health;
     health.seed ^= uint64_t{options_.node} << 32 | node;
     remote_->SetPeer(node, {.identity = identity_,
@@ -274,6 +281,8 @@ Status PartitionedCache::Fill(absl::Time deadline, const std::function<bool()>& 
   }
   return {};
 }
+
+void PartitionedCache::CloseIdleConnections() const { remote_->CloseIdle(); }
 
 PartitionStats PartitionedCache::stats() const {
   PartitionStats stats;

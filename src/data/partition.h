@@ -90,6 +90,10 @@ class PartitionedCache : public RecordSourceWrapper {
   // so.
   Status Fill(absl::Time deadline, const std::function<bool()>& cancelled = nullptr) const;
 
+  // Closes connections to other nodes that no read uses, so that they see who still needs them (PartitionServerStats). Later
+  // reads make new ones.
+  void CloseIdleConnections() const;
+
   uint32_t OwnerOf(int64_t record) const { return PartitionOwner(options_.seed, base().Group(record).begin, options_.nodes); }
   PartitionStats stats() const;
 

@@ -43,6 +43,11 @@ void PeerHealth::Failed(absl::Time now) {
   wait_until_ = now + wait * (1 - RandomUnit(options_.seed, waits_++, 0) / 4);
 }
 
+void PartitionPeer::CloseIdle() {
+  absl::MutexLock lock(&mu_);
+  DropIdle();
+}
+
 bool PartitionPeer::up() const {
   absl::MutexLock lock(&mu_);
   return health_.up();

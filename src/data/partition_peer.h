@@ -82,6 +82,8 @@ class PartitionPeer {
   // checksum, INVALID_ARGUMENT if they do not parse; FAILED_PRECONDITION if the two are not set up alike; else the error that it
   // answered with. Not longer than request_limit, plus the time of the record's bytes at min_bytes_per_s.
   StatusOr<Answer> Fetch(int64_t record);
+  // Closes the connections that no call uses. The next Fetch makes a new one.
+  void CloseIdle();
   bool up() const;
   PeerStats stats() const;
 

@@ -72,6 +72,8 @@ std::string ToText(const sockaddr_storage& address) {
 
 }  // namespace
 
+Status CheckAddress(const std::string& address) { return ParseAddress(address).status(); }
+
 StatusOr<TcpSocket> TcpSocket::Connect(const std::string& address, absl::Time deadline) {
   TIDEPOOL_ASSIGN_OR_RETURN(const AddressPtr parsed, ParseAddress(address));
   TIDEPOOL_ASSIGN_OR_RETURN(UniqueFd fd, MakeSocket(*parsed));

@@ -13,13 +13,15 @@
 
 namespace tidepool::data {
 
+// INVALID_ARGUMENT unless it is "127.0.0.1:7000" or "[::1]:7000": names are not looked up, because that has no deadline.
+Status CheckAddress(const std::string& address);
+
 // One connection. Thread-compatible, but for Shutdown, which any thread may call.
 class TcpSocket {
  public:
   TcpSocket() = default;
   explicit TcpSocket(UniqueFd fd) : fd_(std::move(fd)) {}
-  // `address` is "127.0.0.1:7000" or "[::1]:7000"; names are not looked up, because that has no deadline. UNAVAILABLE if nobody
-  // listens there, DEADLINE_EXCEEDED if nobody answers.
+  // `address` is as CheckAddress says. UNAVAILABLE if nobody listens there, DEADLINE_EXCEEDED if nobody answers.
   static StatusOr<TcpSocket> Connect(const std::string& address, absl::Time deadline);
 
   // All bytes of both parts. UNAVAILABLE when the peer is gone, DEADLINE_EXCEEDED when it takes too few.

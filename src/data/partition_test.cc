@@ -322,6 +322,8 @@ TEST(PartitionedCache, BadOptionsAreNamed) {
   EXPECT_THAT(fault({.request_limit = absl::ZeroDuration()}), HasSubstr("request_limit 0"));
   auto cache = PartitionedCache::Create(&source, {.nodes = 2});
   EXPECT_THAT(ToString((*cache)->SetPeers({"x"})), HasSubstr("1 addresses for a cache over 2 nodes"));
+  EXPECT_THAT(ToString((*cache)->SetPeers({"localhost:7", "localhost:7"})),
+              HasSubstr("address 'localhost:7'; allowed: a numeric"));
   auto again = PartitionedCache::Create(&source, {.nodes = 2, .listen = (*cache)->address()});
   EXPECT_THAT(ToString(again.status()), HasSubstr("ALREADY_EXISTS: listening on 127.0.0.1:"));
   EXPECT_EQ(ToString((*cache)->Read(10).status()), "OUT_OF_RANGE: record 10; the data has 10");

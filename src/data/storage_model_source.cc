@@ -1,9 +1,22 @@
 #include "data/storage_model_source.h"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <utility>
 
 namespace tidepool::data {
+namespace {
+
+// A thread that sleeps until the model's moment wakes then, not up to 50 us later in company of others: that is a tenth of what a
+// read takes on a fast disk.
+void SharpenTimers() {
+  static thread_local bool done = false;
+  if (std::exchange(done, true)) return;
+  ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+}
+
+}  // namespace
 
 Status PacedSourceOptions::Validate() const {
   TIDEPOOL_RETURN_IF_ERROR(storage.Validate());
@@ -102,31 +115,32 @@ absl::Time PacedSource::Arrival(int64_t record, const RecordRange& unannounced) 
   return done;
 }
 
-void PacedSource::WaitFor(absl::Time arrival) const {
+void PacedSource::WaitFor(absl::Time begin, absl::Time arrival) const {
   const absl::Time now = options_.clock->Now();
+  // Bytes that were announced may have arrived before anybody asked for them; only what comes after the question is waiting.
+  const absl::Time due = std::max(begin, arrival);
   {
     absl::MutexLock lock(&mu_);
-    if (now > arrival) {
-      ++stats_.late;
-      stats_.lateness += now - arrival;
-    } else {
-      stats_.waited += arrival - now;
-    }
+    stats_.waited += due - begin;
+    if (now > due) stats_.beyond += now - due;
   }
+  SharpenTimers();
   options_.clock->SleepUntil(arrival);
 }
 
 StatusOr<RecordView> PacedSource::Read(int64_t record) const {
   if (record < 0 || record >= size()) return base().Read(record);
+  const absl::Time begin = options_.clock->Now();
   const absl::Time arrival = Arrival(record, {record, record + 1});
   StatusOr<RecordView> view = base().Read(record);
-  WaitFor(arrival);
+  WaitFor(begin, arrival);
   return view;
 }
 
 Status PacedSource::ReadGroup(int64_t record, std::vector<RecordView>* views) const {
   if (record < 0 || record >= size()) return base().ReadGroup(record, views);
   const RecordRange group = Group(record);
+  const absl::Time begin = options_.clock->Now();
   const absl::Time arrival = Arrival(record, group);
   Status status;
   if (options_.group_records == 0) {
@@ -139,7 +153,7 @@ Status PacedSource::ReadGroup(int64_t record, std::vector<RecordView>* views) co
       views->push_back(view.ok() ? *std::move(view) : RecordView());
     }
   }
-  WaitFor(arrival);
+  WaitFor(begin, arrival);
   return status;
 }
 

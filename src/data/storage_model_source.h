@@ -2,7 +2,7 @@
 //
 // A read ends at the later of the moment that the model gives and the moment at which the real read ended. It waits on the
 // injected clock for the absolute moment, so lateness does not add up. A real disk that cannot keep up with the model shows in
-// `late`.
+// `beyond`.
 //
 // Announced records are submitted to the model at once, within read_ahead_bytes, as a source that reads ahead does; one operation
 // brings in a whole group. A record that nobody announced is an operation of its own.
@@ -41,9 +41,11 @@ struct PacedSourceOptions {
 
 struct PacedSourceStats {
   StorageCounts model;
-  int64_t late = 0;                                // reads of which the real part took longer than the model allows
-  absl::Duration lateness = absl::ZeroDuration();  // by how much, in all
-  absl::Duration waited = absl::ZeroDuration();    // of all readers together, for the model
+  // Of all readers together: the time of their reads until the model had the bytes, and from then on (or from the beginning of
+  // the read, if the model had them before) until the real disk had them too. If the second is not small beside the first, the
+  // real disk is slower than the model, and what is measured is the real one's.
+  absl::Duration waited = absl::ZeroDuration();
+  absl::Duration beyond = absl::ZeroDuration();
   int64_t ahead_bytes = 0, peak_ahead_bytes = 0;
 };
 
@@ -78,7 +80,8 @@ class PacedSource : public RecordSourceWrapper {
   absl::Time Submit(const RecordRange& records, int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Answer(int64_t group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SubmitPending() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void WaitFor(absl::Time arrival) const;
+  // The real part of a read that began at `begin` is done.
+  void WaitFor(absl::Time begin, absl::Time arrival) const;
 
   const PacedSourceOptions options_;
   mutable absl::Mutex mu_;

@@ -182,7 +182,48 @@ TEST(PacedSource, ReadsTakeTheTimeOfTheModelAndGiveTheRealBytes) {
   for (int64_t i = 1; i < 100; ++i) ASSERT_TRUE(source->Read(i).ok());
   EXPECT_EQ(source->stats().model.sequential_ops, 99);
   EXPECT_NEAR(absl::ToDoubleSeconds(clock.Now() - before), 99 * 0.005, kTight);
-  EXPECT_EQ(source->stats().late, 0);
+  EXPECT_EQ(source->stats().waited, clock.Now() - kStart);
+  EXPECT_EQ(source->stats().beyond, absl::ZeroDuration());
+}
+
+TEST(PacedSource, TellsWhatReadersWaitedForTheModelAndWhatForARealDiskThatIsSlower) {
+  MemorySource base({.records = 8, .base_bytes = 1000});
+  VirtualClock clock(kStart);
+  const VirtualClock::Actor actor(&clock);
+  absl::Duration real = absl::ZeroDuration();
+  base.on_read = [&](int64_t) {
+    clock.SleepFor(real);
+    return Status();
+  };
+  const auto source = Pace(&base, {.storage = SlowDisk(), .clock = &clock});  // 10 ms and 1 ms a record
+  const auto waited_and_beyond = [&] {
+    const PacedSourceStats stats = source->stats();
+    const auto milliseconds = [](absl::Duration time) { return std::lround(absl::ToDoubleMilliseconds(time)); };
+    return std::pair(milliseconds(stats.waited), milliseconds(stats.beyond));
+  };
+  // A reader that comes long after the bytes waits for nothing, and nobody was slow.
+  source->WillNeed(5);
+  clock.SleepFor(absl::Seconds(1));
+  ASSERT_TRUE(source->Read(5).ok());
+  EXPECT_EQ(waited_and_beyond(), std::pair(0L, 0L));
+  // The real read within the model's time.
+  real = absl::Milliseconds(4);
+  ASSERT_TRUE(source->Read(2).ok());
+  EXPECT_EQ(waited_and_beyond(), std::pair(11L, 0L));
+  // Longer than the model's.
+  real = absl::Milliseconds(30);
+  ASSERT_TRUE(source->Read(0).ok());
+  EXPECT_EQ(waited_and_beyond(), std::pair(22L, 19L));
+  // The model had them before the question: all of the real read counts.
+  source->WillNeed(7);
+  clock.SleepFor(absl::Seconds(1));
+  ASSERT_TRUE(source->Read(7).ok());
+  EXPECT_EQ(waited_and_beyond(), std::pair(22L, 49L));
+  // A group is one read.
+  std::vector<RecordView> views;
+  real = absl::Milliseconds(12);
+  ASSERT_TRUE(source->ReadGroup(4, &views).ok());
+  EXPECT_EQ(waited_and_beyond(), std::pair(33L, 50L));
 }
 
 TEST(PacedSource, GroupsTakeOneOperationAndOneSeekEach) {

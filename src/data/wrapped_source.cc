@@ -1,11 +1,17 @@
 #include "data/wrapped_source.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/text.h"
 #include "data/storage_model.h"
 
 namespace tidepool::data {
+namespace {
+
+constexpr std::string_view kNoNode = "-";
+
+}  // namespace
 
 Status WrapOptions::Validate() const {
   TIDEPOOL_ASSIGN_OR_RETURN(const CacheKind kind, ParseCacheKind(cache));
@@ -34,9 +40,34 @@ void AddWrapOptions(const std::string& section, OptionTable* table, WrapOptions*
              &options->storage);
 }
 
+Status PartitionWrapOptions::Validate(const WrapOptions& wrap) const {
+  if (!partitioned()) return {};
+  if (wrap.cache == "none") return InvalidArgument("--peers without a cache; give --cache and --cache-bytes, this node's part");
+  const auto nodes = std::ssize(peers);
+  if (node < 0 || node >= nodes) {
+    return InvalidArgument("--node is {} with {} peers; allowed: 0 to {}", node, nodes, nodes - 1);
+  }
+  if (peers[node] == kNoNode) return InvalidArgument("--peers has no address for node {}, which is this one", node);
+  return {};
+}
+
+void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionWrapOptions* options) {
+  table->Add({.key = section + ".peers",
+              .help = "One cache over several nodes: where each listens, by number; -: a node that is not there",
+              .metavar = "HOST:PORT,..."},
+             &options->peers);
+  table->Add({.key = section + ".node", .help = "With --peers: the number of this node, from 0"}, &options->node);
+  table->Add({.key = section + ".cache_seed", .help = "With --peers: who keeps what follows from it; the same for all nodes"},
+             &options->seed);
+  table->Add({.key = section + ".peer_limit", .help = "With --peers: longest wait for an answer before storage is read"},
+             &options->request_limit);
+}
+
 StatusOr<std::unique_ptr<WrappedSource>> WrappedSource::Create(std::shared_ptr<const RecordSource> base,
-                                                               const WrapOptions& options) {
+                                                               const WrapOptions& options,
+                                                               const PartitionWrapOptions& partition) {
   TIDEPOOL_RETURN_IF_ERROR(options.Validate());
+  TIDEPOOL_RETURN_IF_ERROR(partition.Validate(options));
   const RecordSource* top = base.get();
   std::unique_ptr<PacedSource> paced;
   if (!options.storage.empty()) {
@@ -45,15 +76,30 @@ StatusOr<std::unique_ptr<WrappedSource>> WrappedSource::Create(std::shared_ptr<c
     top = paced.get();
   }
   std::unique_ptr<Cache> cache;
+  std::unique_ptr<PartitionedCache> partitioned;
   TIDEPOOL_ASSIGN_OR_RETURN(const CacheKind kind, ParseCacheKind(options.cache));
-  if (kind != CacheKind::kNone) {
+  if (partition.partitioned()) {
+    TIDEPOOL_ASSIGN_OR_RETURN(partitioned, PartitionedCache::Create(top, {.nodes = static_cast<uint32_t>(partition.peers.size()),
+                                                                          .node = static_cast<uint32_t>(partition.node),
+                                                                          .seed = partition.seed,
+                                                                          .budget_bytes = options.cache_bytes,
+                                                                          .kind = kind,
+                                                                          .spare_kind = kind,
+                                                                          .listen = partition.peers[partition.node],
+                                                                          .request_limit = partition.request_limit}));
+    std::vector<std::string> addresses = partition.peers;
+    std::replace(addresses.begin(), addresses.end(), std::string(kNoNode), std::string());
+    TIDEPOOL_RETURN_IF_ERROR(partitioned->SetPeers(addresses));
+    top = partitioned.get();
+  } else if (kind != CacheKind::kNone) {
     TIDEPOOL_ASSIGN_OR_RETURN(cache, Cache::Create(top, {.kind = kind,
                                                          .budget_bytes = options.cache_bytes,
                                                          .clock = options.clock,
                                                          .metrics_label = options.metrics_label}));
     top = cache.get();
   }
-  return std::unique_ptr<WrappedSource>(new WrappedSource(std::move(base), std::move(paced), std::move(cache), top));
+  return std::unique_ptr<WrappedSource>(
+      new WrappedSource(std::move(base), std::move(paced), std::move(cache), std::move(partitioned), top));
 }
 
 }  // namespace tidepool::data

@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/options.h"
 #include "base/status.h"
 #include "data/cache.h"
+#include "data/partition.h"
 #include "data/record_source.h"
 #include "data/storage_model_source.h"
 
@@ -28,23 +30,44 @@ struct WrapOptions {
 // Adds --cache, --cache-bytes and --storage, with keys of `section`.
 void AddWrapOptions(const std::string& section, OptionTable* table, WrapOptions* options);
 
+// One cache over the memory of several nodes (partition.h). Policy and size of WrapOptions are those of this node's part.
+struct PartitionWrapOptions {
+  std::vector<std::string> peers;  // where each node listens, by number; "-": a node that is not there. Empty: no other nodes
+  int64_t node = 0;                // this one; it listens at its own entry
+  uint64_t seed = 1;               // of who owns what: the same for all nodes
+  absl::Duration request_limit = absl::Milliseconds(500);
+
+  bool partitioned() const { return !peers.empty(); }
+  Status Validate(const WrapOptions& wrap) const;
+};
+
+// Adds --peers, --node, --cache-seed and --peer-limit, with keys of `section`.
+void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionWrapOptions* options);
+
 // Thread-safe.
 class WrappedSource : public RecordSourceWrapper {
  public:
-  static StatusOr<std::unique_ptr<WrappedSource>> Create(std::shared_ptr<const RecordSource> base, const WrapOptions& options);
+  static StatusOr<std::unique_ptr<WrappedSource>> Create(std::shared_ptr<const RecordSource> base, const WrapOptions& options,
+                                                         const PartitionWrapOptions& partition = {});
 
-  const PacedSource* paced() const { return paced_.get(); }  // null: no storage model
-  const Cache* cache() const { return cache_.get(); }        // null: no cache
+  const PacedSource* paced() const { return paced_.get(); }               // null: no storage model
+  const Cache* cache() const { return cache_.get(); }                     // null: no cache, or a partitioned one
+  const PartitionedCache* partition() const { return partition_.get(); }  // null: not partitioned
 
  private:
   WrappedSource(std::shared_ptr<const RecordSource> container, std::unique_ptr<PacedSource> paced, std::unique_ptr<Cache> cache,
-                const RecordSource* top)
-      : RecordSourceWrapper(top), container_(std::move(container)), paced_(std::move(paced)), cache_(std::move(cache)) {}
+                std::unique_ptr<PartitionedCache> partition, const RecordSource* top)
+      : RecordSourceWrapper(top),
+        container_(std::move(container)),
+        paced_(std::move(paced)),
+        cache_(std::move(cache)),
+        partition_(std::move(partition)) {}
 
   // Each before what stands before it.
   const std::shared_ptr<const RecordSource> container_;
   const std::unique_ptr<PacedSource> paced_;
   const std::unique_ptr<Cache> cache_;
+  const std::unique_ptr<PartitionedCache> partition_;
 };
 
 }  // namespace tidepool::data

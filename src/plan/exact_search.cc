@@ -36,9 +36,11 @@ void UniformPlanner::Fill(const StageProgramme& programme, int32_t size, double 
 void UniformPlanner::FillBlock(const StageProgramme& programme, int32_t size, double limit_us, WindowBlock* block) const {
   const CostModel& model = programme.model();
   const int32_t kinds = programme.kinds(), lengths = block->lengths();
+  const int32_t first = programme.OpAt(block->first);
   for (int32_t length = block->lo; length <= block->hi; ++length) {
+    const int32_t count = programme.OpAt(block->first + length) - first;
     for (const OpChoice& split : splits_[size]) {
-      const StageTotals plain = model.UniformTotals(block->first, length, split, programme.micro_batch());
+      const StageTotals plain = model.UniformTotals(first, count, split, programme.micro_batch());
       if (!plain.priced() || plain.forward_us + plain.backward_us > limit_us) continue;
       for (int32_t q = block->q_lo; q <= block->q_hi; ++q) {
         StageTotals totals;
@@ -50,8 +52,8 @@ void UniformPlanner::FillBlock(const StageProgramme& programme, int32_t size, do
           double& us = block->us[(static_cast<size_t>(q - block->q_lo) * kinds + kind) * lengths + (length - block->lo)];
           if (plain_us > limit_us || plain_us >= us) continue;  // recomputing makes it no faster
           if (!known || groups_[kind] != groups_[kind - 1]) {
-            RecomputeResult chosen = ChooseRecomputeUniform(model, block->first, length, split, programme.micro_batch(), place,
-                                                            programme.limit_mib(kind));
+            RecomputeResult chosen =
+                ChooseRecomputeUniform(model, first, count, split, programme.micro_batch(), place, programme.limit_mib(kind));
             totals = chosen.totals;
             fits = chosen.fits;
             known = true;

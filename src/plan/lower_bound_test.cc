@@ -16,7 +16,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// What lower_bound.cc says of any pipeline, from the numbers of the pipeline itself.
+// What calibrated_bound.cc says of any pipeline, from the numbers of the pipeline itself.
 TEST(LowerBound, HoldsForEveryPipelineThatIsPlayed) {
   std::mt19937 random(1);
   const auto up_to = [&](double most) { return std::uniform_real_distribution<double>(0, most)(random); };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "plan/vectorize.h"
+
 namespace tidepool::plan {
 namespace {
 
@@ -24,78 +26,115 @@ PathFront::PathFront(const CostModel& model, const OpSplits& splits, std::vector
   next_ = now_;
   best_.assign(width_, 0);
   from_.assign(width_, 0);
+  pair_.assign(static_cast<size_t>(states_) * width_, 0);
+  pair_from_ = pair_;
 }
 
-void PathFront::Start(int32_t position) {
+void PathFront::Start(int32_t position, bool edge) {
   last_ = position;
   std::fill(now_.begin(), now_.end(), 0.0);
   for (int32_t state = 0; state < states_; ++state) {
     const OpSplitCost& cost = splits_.At(position, state / 2);
-    const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0), live = cost.input_mib + cost.activation_mib;
+    const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0);
+    const double live = (edge ? cost.input_mib : 0) + cost.activation_mib;
+    const double in_us = edge ? cost.in_us[0] : 0;  // the transfer in is paid by the first op's split
     for (int32_t lane = 0; lane < width_; ++lane) {
       At(now_, kUs, state)[lane] = us;
       At(now_, kState, state)[lane] = cost.state_mib;
       At(now_, kWeight, state)[lane] = cost.weight_mib;
       At(now_, kLive, state)[lane] = live;
       At(now_, kFirst, state)[lane] = state / 2;
-      // The transfer in is paid by the first op's split.
-      At(now_, kObjective, state)[lane] = us + cost.in_us[0] + lambda_[lane] * cost.state_mib + nu_[lane] * live;
+      At(now_, kObjective, state)[lane] = us + in_us + lambda_[lane] * cost.state_mib + nu_[lane] * live;
     }
   }
 }
 
-// The best state before, for each lane.
-void PathFront::Choose(int32_t position, int32_t split, int32_t recompute) {
-  std::fill(best_.begin(), best_.end(), kInfinity);
-  const bool frees = recompute != 0 && !model_.ops().at(position).starts_layer;
-  const double* reshard = splits_.Reshard(position);
-  const int32_t begin = splits_.MaySwitch(position) ? 0 : split, end = splits_.MaySwitch(position) ? splits_.size() : split + 1;
-  double* best = best_.data();
-  double* from = from_.data();
+// For each split before, with and without what recomputation of both ops frees: the better of recomputing it or not.
+TIDEPOOL_PLAN_WIDE void PathFront::Pair(int32_t position) {
+  const bool starts_layer = model_.ops().at(position).starts_layer;
   const double* nu = nu_.data();
-  for (int32_t before = begin; before < end; ++before) {
-    const double reshard_us = reshard[static_cast<size_t>(before) * splits_.size() + split];
-    for (int32_t again = 0; again < 2; ++again) {
-      const double freed = again != 0 && frees ? splits_.At(last_, before).activation_mib : 0;
-      const double* objective = At(now_, kObjective, before * 2 + again);
-      const double code = before * 2 + again;
+  for (int32_t recompute = 0; recompute < 2; ++recompute) {
+    for (int32_t before = 0; before < splits_.size(); ++before) {
+      const double freed = recompute != 0 && !starts_layer ? splits_.At(last_, before).activation_mib : 0;
+      const double *plain = At(now_, kObjective, before * 2), *again = At(now_, kObjective, before * 2 + 1);
+      double* pair = &pair_[static_cast<size_t>(recompute * splits_.size() + before) * width_];
+      double* from = &pair_from_[static_cast<size_t>(recompute * splits_.size() + before) * width_];
+      const double code = before * 2;
       for (int32_t lane = 0; lane < width_; ++lane) {
-        const double value = objective[lane] + reshard_us - nu[lane] * freed;
-        const bool better = value < best[lane];
-        best[lane] = better ? value : best[lane];
-        from[lane] = better ? code : from[lane];
+        const double value = again[lane] - nu[lane] * freed;
+        const bool better = value < plain[lane];
+        pair[lane] = better ? value : plain[lane];
+        from[lane] = better ? code + 1 : code;
       }
     }
   }
 }
 
-void PathFront::Extend(int32_t position, int32_t split, int32_t recompute) {
+// The best state before, for each lane.
+TIDEPOOL_PLAN_WIDE void PathFront::Choose(int32_t position, int32_t split, int32_t recompute) {
+  const bool may_switch = splits_.MaySwitch(position);
+  const double* reshard = splits_.Reshard(position);
+  double* best = best_.data();
+  double* best_from = from_.data();
+  std::fill(best_.begin(), best_.end(), kInfinity);
+  for (int32_t before = may_switch ? 0 : split; before < (may_switch ? splits_.size() : split + 1); ++before) {
+    const double reshard_us = reshard[static_cast<size_t>(before) * splits_.size() + split];
+    const double* pair = &pair_[static_cast<size_t>(recompute * splits_.size() + before) * width_];
+    const double* from = &pair_from_[static_cast<size_t>(recompute * splits_.size() + before) * width_];
+    for (int32_t lane = 0; lane < width_; ++lane) {
+      const double value = pair[lane] + reshard_us;
+      const bool better = value < best[lane];
+      best[lane] = better ? value : best[lane];
+      best_from[lane] = better ? from[lane] : best_from[lane];
+    }
+  }
+}
+
+TIDEPOOL_PLAN_WIDE void PathFront::Extend(int32_t position, int32_t split, int32_t recompute) {
   const int32_t state = split * 2 + recompute;
   const OpSplitCost& cost = splits_.At(position, split);
   const bool frees = recompute != 0 && !model_.ops().at(position).starts_layer;
   const double* reshard = splits_.Reshard(position);
   const double us = cost.us + (recompute != 0 ? cost.again_us : 0);
-  for (int32_t lane = 0; lane < width_; ++lane) {
-    const auto before = static_cast<int32_t>(from_[lane]);
+  // Lanes [lane, end), which all come from one state.
+  const auto extend = [&](int32_t before, int32_t lane, int32_t end) {
     const OpSplitCost& last = splits_.At(last_, before / 2);
     const bool freed = before % 2 != 0 && frees;
-    const double freed_mib = freed ? last.activation_mib : 0;
-    At(next_, kObjective, state)[lane] = best_[lane] + us + lambda_[lane] * cost.state_mib + nu_[lane] * cost.activation_mib;
-    At(next_, kUs, state)[lane] =
-        At(now_, kUs, before)[lane] + us + reshard[static_cast<size_t>(before / 2) * splits_.size() + split];
-    At(next_, kState, state)[lane] = At(now_, kState, before)[lane] + cost.state_mib;
-    At(next_, kWeight, state)[lane] = At(now_, kWeight, before)[lane] + cost.weight_mib;
-    At(next_, kLive, state)[lane] = At(now_, kLive, before)[lane] + cost.activation_mib - freed_mib;
-    const double open = freed ? At(now_, kOpen, before)[lane] + freed_mib : 0;
-    At(next_, kOpen, state)[lane] = open;
-    At(next_, kPeak, state)[lane] = std::max(At(now_, kPeak, before)[lane], open);
-    At(next_, kForward, state)[lane] = std::max(At(now_, kForward, before)[lane], last.forward_reserved_mib);
-    At(next_, kBackward, state)[lane] = std::max(At(now_, kBackward, before)[lane], last.backward_reserved_mib);
-    At(next_, kFirst, state)[lane] = At(now_, kFirst, before)[lane];
+    const double freed_mib = freed ? last.activation_mib : 0, keep_open = freed ? 1 : 0;
+    const double add_us = us + reshard[static_cast<size_t>(before / 2) * splits_.size() + split];
+    const auto each = [&](Field field, const auto& after) {
+      double* __restrict next = At(next_, field, state);
+      const double* now = At(now_, field, before);
+      for (int32_t i = lane; i < end; ++i) next[i] = after(now[i]);
+    };
+    each(kUs, [&](double value) { return value + add_us; });
+    each(kState, [&](double value) { return value + cost.state_mib; });
+    each(kWeight, [&](double value) { return value + cost.weight_mib; });
+    each(kLive, [&](double value) { return value + cost.activation_mib - freed_mib; });
+    each(kOpen, [&](double value) { return (value + freed_mib) * keep_open; });
+    each(kForward, [&](double value) { return std::max(value, last.forward_reserved_mib); });
+    each(kBackward, [&](double value) { return std::max(value, last.backward_reserved_mib); });
+    each(kFirst, [](double value) { return value; });
+    const double* open = At(next_, kOpen, state);
+    const double* peak_before = At(now_, kPeak, before);
+    double* __restrict peak = At(next_, kPeak, state);
+    for (int32_t i = lane; i < end; ++i) peak[i] = std::max(peak_before[i], open[i]);
+  };
+  const double *best = best_.data(), *lambda = lambda_.data(), *nu = nu_.data();
+  double* __restrict objective = At(next_, kObjective, state);
+  for (int32_t lane = 0; lane < width_; ++lane) {
+    objective[lane] = best[lane] + us + lambda[lane] * cost.state_mib + nu[lane] * cost.activation_mib;
+  }
+  for (int32_t lane = 0; lane < width_;) {
+    int32_t end = lane + 1;
+    while (end < width_ && from_[end] == from_[lane]) ++end;
+    extend(static_cast<int32_t>(from_[lane]), lane, end);
+    lane = end;
   }
 }
 
 void PathFront::Step(int32_t position) {
+  Pair(position);
   for (int32_t split = 0; split < splits_.size(); ++split) {
     for (int32_t recompute = 0; recompute < 2; ++recompute) {
       Choose(position, split, recompute);
@@ -106,25 +145,59 @@ void PathFront::Step(int32_t position) {
   last_ = position;
 }
 
-PathEnd PathFront::End(int32_t lane) const {
-  int32_t best = 0;
-  double least = kInfinity;
+void PathFront::Ends(PathEnds* ends) const {
+  const auto lanes = static_cast<int32_t>(lanes_.size());
+  ends->Resize(lanes);
+  std::vector<double> best(lanes, kInfinity);
+  std::vector<int32_t> from(lanes, 0);
   for (int32_t state = 0; state < states_; ++state) {
-    const auto first = static_cast<int32_t>(At(now_, kFirst, state)[lane]);
-    const double objective = At(now_, kObjective, state)[lane] + splits_.OutUs(last_, first, state / 2, LinkClass::kWithinNode);
-    if (objective < least) {
-      least = objective;
-      best = state;
+    const double out_us = splits_.OutUs(last_, state / 2, state / 2, LinkClass::kWithinNode);
+    const double* objective = At(now_, kObjective, state);
+    for (int32_t lane = 0; lane < lanes; ++lane) {
+      const double value = objective[lane] + out_us;
+      const bool better = value < best[lane];
+      best[lane] = better ? value : best[lane];
+      from[lane] = better ? state : from[lane];
     }
   }
-  const auto get = [&](Field field) { return At(now_, field, best)[lane]; };
-  return {get(kUs),
-          get(kState),
-          get(kLive),
-          get(kPeak),
-          std::max(get(kForward) + get(kBackward), get(kWeight)),
-          static_cast<int32_t>(get(kFirst)),
-          best / 2};
+  for (int32_t lane = 0; lane < lanes; ++lane) {
+    const double* now = At(now_, 0, from[lane]) + lane;
+    ends->us[lane] = now[static_cast<size_t>(kUs) * width_];
+    ends->state_mib[lane] = now[static_cast<size_t>(kState) * width_];
+    ends->weight_mib[lane] = now[static_cast<size_t>(kWeight) * width_];
+    ends->live_mib[lane] = now[static_cast<size_t>(kLive) * width_];
+    ends->peak_mib[lane] = now[static_cast<size_t>(kPeak) * width_];
+    ends->forward_mib[lane] = now[static_cast<size_t>(kForward) * width_];
+    ends->backward_mib[lane] = now[static_cast<size_t>(kBackward) * width_];
+    ends->first_split[lane] = static_cast<int32_t>(now[static_cast<size_t>(kFirst) * width_]);
+    ends->last_split[lane] = from[lane] / 2;
+  }
+}
+
+void PathEnds::Resize(int32_t lanes) {
+  for (std::vector<double>* field : {&us, &state_mib, &weight_mib, &live_mib, &peak_mib, &forward_mib, &backward_mib}) {
+    field->resize(lanes);
+  }
+  first_split.resize(lanes);
+  last_split.resize(lanes);
+}
+
+TIDEPOOL_PLAN_WIDE void JoinEnds(const OpSplits& splits, const PathEnds& head, const PathEnds& tail, int32_t position,
+                                 PathEnds* joined) {
+  const int32_t lanes = head.lanes();
+  joined->Resize(lanes);
+  for (int32_t i = 0; i < lanes; ++i) {
+    joined->us[i] = head.us[i] + tail.us[i];
+    joined->state_mib[i] = head.state_mib[i] + tail.state_mib[i];
+    joined->weight_mib[i] = head.weight_mib[i] + tail.weight_mib[i];
+    joined->live_mib[i] = head.live_mib[i] + tail.live_mib[i];
+    joined->peak_mib[i] = std::max(head.peak_mib[i], tail.peak_mib[i]);
+    const OpSplitCost& last = splits.At(position - 1, head.last_split[i]);  // is not the last one here
+    joined->forward_mib[i] = std::max({head.forward_mib[i], tail.forward_mib[i], last.forward_reserved_mib});
+    joined->backward_mib[i] = std::max({head.backward_mib[i], tail.backward_mib[i], last.backward_reserved_mib});
+  }
+  joined->first_split = head.first_split;
+  joined->last_split = tail.last_split;
 }
 
 std::vector<OpChoice> BestPath(const CostModel& model, const OpSplits& splits, int32_t first, int32_t count,

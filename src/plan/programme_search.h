@@ -19,6 +19,8 @@ class StagePlanner {
   // Whether the oracle's times are estimates, and how often solutions are looked at closely.
   virtual int32_t rounds() const { return 0; }
   virtual double tolerance() const { return 0; }  // as StageProgramme::Solve
+  // From a planner of the same micro-batch whose table was filled at few cuts: what is worth to be tried at all of them.
+  virtual void Learn(const StagePlanner& quick) { (void)quick; }
 };
 using MakeStagePlanner = std::function<std::unique_ptr<StagePlanner>(const StageProgramme& programme)>;
 
@@ -37,7 +39,14 @@ class SearchLimits {
   std::function<bool()> stopped_;
 };
 
-StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchRequest& request, const MakeStagePlanner& make);
+// About `most` ops at which stages may begin: the same of every repeat, the first of a repeat among them; layer starts where
+// nothing repeats.
+std::vector<int32_t> SomeCuts(const OpList& ops, int32_t most);
+
+// `where`: where stages may begin; its numbers of stages are the request's. RESOURCE_EXHAUSTED says why only if they may begin
+// anywhere.
+StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchRequest& request, const MakeStagePlanner& make,
+                                         const StageBounds& where = {});
 
 // RESOURCE_EXHAUSTED: why no plan fits, and what would: the smallest memory per device, the smallest number of devices. Found
 // with cuts at layer starts if the list is long, and everything recomputed that the rule may recompute.

@@ -1,9 +1,12 @@
 #include "plan/stage_programme.h"
 
+#include <absl/cleanup/cleanup.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <tuple>
 
 namespace tidepool::plan {
@@ -57,15 +60,29 @@ void Scan(const double* us, const double* rest, int32_t count, double limit_us, 
 
 }  // namespace
 
+ClassExtent ExtentOf(const StartClass& blocks) {
+  ClassExtent extent{.first = 1 << 30, .q_lo = 1 << 30, .q_hi = 0};
+  const auto see = [&](const WindowBlock& block) {
+    if (block.empty()) return;
+    extent.first = std::min(extent.first, block.first);
+    extent.q_lo = std::min(extent.q_lo, block.q_lo);
+    extent.q_hi = std::max(extent.q_hi, block.q_hi);
+  };
+  see(blocks.inside);
+  for (const WindowBlock& block : blocks.beyond) see(block);
+  return extent;
+}
+
 StageProgramme::StageProgramme(const CostModel& model, int32_t micro_batch, int64_t micro_batches, StageBounds bounds)
     : model_(model),
       micro_batch_(micro_batch),
       micro_batches_(micro_batches),
       bounds_(std::move(bounds)),
-      ops_(model.ops().size()),
       gpus_(model.cluster().gpus()),
       sizes_(model.StageSizes(micro_batch)) {
-  const int32_t most = std::min(ops_, gpus_);
+  PreparePoints();
+  PrepareClasses();
+  const int32_t most = std::min(points_, gpus_);
   bounds_.max_stages = bounds_.max_stages == 0 ? most : std::min(bounds_.max_stages, most);
   PrepareOps();
   const Cluster& cluster = model_.cluster();
@@ -93,90 +110,137 @@ int32_t StageProgramme::KindOf(int32_t first_gpu, int32_t count) const {
   return kind_of_[static_cast<size_t>(first_gpu) * sizes_.size() + at];
 }
 
+void StageProgramme::PreparePoints() {
+  const OpList& list = model_.ops();
+  op_at_ = bounds_.cuts;
+  if (op_at_.empty()) {
+    op_at_.resize(list.size());
+    std::iota(op_at_.begin(), op_at_.end(), 0);
+  }
+  points_ = static_cast<int32_t>(op_at_.size());
+  op_at_.push_back(list.size());
+}
+
+// Points of a segment are alike if each repeat has the same ones.
+void StageProgramme::PrepareClasses() {
+  class_of_.resize(points_);
+  segment_end_.resize(points_);
+  std::vector<int32_t> canonical(op_at_.begin(), op_at_.end() - 1);
+  for (int32_t i = 0; i < points_; ++i) segment_end_[i] = i;
+  for (const Segment& segment : model_.ops().segments) {
+    const auto index = [&](int32_t op) {
+      return static_cast<int32_t>(std::lower_bound(op_at_.begin(), op_at_.end(), op) - op_at_.begin());
+    };
+    const int32_t begin = index(segment.first), end = index(segment.end()), step = index(segment.first + segment.period) - begin;
+    bool alike = step > 0;
+    for (int32_t i = begin; alike && i + step < end; ++i) alike = op_at_[i] + segment.period == op_at_[i + step];
+    if (!alike) continue;
+    // The segment's end is reached if a stage may end there.
+    const int32_t last = op_at_[end] == segment.end() ? end : end - 1;
+    for (int32_t i = begin; i < end; ++i) {
+      canonical[i] = segment.first + (op_at_[i] - segment.first) % segment.period;
+      segment_end_[i] = last;
+    }
+  }
+  std::map<int32_t, int32_t> class_ids;
+  for (int32_t i = 0; i < points_; ++i) {
+    class_of_[i] = class_ids.try_emplace(canonical[i], static_cast<int32_t>(class_ids.size())).first->second;
+  }
+}
+
 void StageProgramme::PrepareOps() {
   const OpList& list = model_.ops();
-  work_us_.assign(ops_ + 1, 0);
-  std::vector<double> work(ops_, kNever);
+  const auto at_points = [&](const std::vector<double>& of_distinct) {
+    std::vector<double> sums(points_ + 1, 0);
+    double sum = 0;
+    for (int32_t point = 0, op = 0; point <= points_; ++point) {
+      for (; op < op_at_[point]; ++op) sum += of_distinct[list.ops[op]];
+      sums[point] = sum;
+    }
+    return sums;
+  };
+  std::vector<double> work(list.distinct.size(), kNever);
   for (const int32_t size : sizes_) {
-    // Per distinct op, then summed.
     const std::vector<OpChoice> splits = model_.SplitsOf(size, micro_batch_);
     std::vector<double> us(list.distinct.size(), kNever), mib(list.distinct.size(), kNever);
-    std::vector<double> us_sum(ops_ + 1, 0), mib_sum(ops_ + 1, 0);
     for (size_t op = 0; op < list.distinct.size(); ++op) {
+      const auto places = list.PlacesOf(static_cast<uint16_t>(op));
+      if (places.empty()) continue;
       for (const OpChoice& split : splits) {
-        const int32_t position =
-            list.PlacesOf(static_cast<uint16_t>(op)).empty() ? -1 : list.PlacesOf(static_cast<uint16_t>(op))[0];
-        if (position < 0) continue;
-        const StageTotals totals = model_.UniformTotals(position, 1, split, micro_batch_);
+        const StageTotals totals = model_.UniformTotals(places[0], 1, split, micro_batch_);
         if (!totals.priced()) continue;
         us[op] = std::min(us[op], totals.forward_us + totals.backward_us);
         mib[op] = std::min(mib[op], totals.state_mib);
       }
+      work[op] = std::min(work[op], us[op] * size);
     }
-    for (int32_t i = 0; i < ops_; ++i) {
-      us_sum[i + 1] = us_sum[i] + us[list.ops[i]];
-      mib_sum[i + 1] = mib_sum[i] + mib[list.ops[i]];
-      work[i] = std::min(work[i], us[list.ops[i]] * size);
-    }
-    fastest_us_.push_back(std::move(us_sum));
-    least_state_mib_.push_back(std::move(mib_sum));
+    fastest_us_.push_back(at_points(us));
+    least_state_mib_.push_back(at_points(mib));
   }
-  std::map<int32_t, int32_t> class_ids;
-  for (int32_t i = 0; i < ops_; ++i) {
-    work_us_[i + 1] = work_us_[i] + work[i];
+  work_us_ = at_points(work);
+  for (int32_t i = 0; i < points_; ++i) {
     int32_t length = 1;
-    while (i + length < ops_ && !list.SkipsAllowStage(i, length)) ++length;
+    while (i + length < points_ && !list.SkipsAllowStage(op_at_[i], op_at_[i + length] - op_at_[i])) ++length;
     least_length_.push_back(length);
-    int32_t canonical = i, end = i;
-    for (const Segment& segment : list.segments) {
-      if (i < segment.first || i >= segment.end()) continue;
-      canonical = segment.first + (i - segment.first) % segment.period;
-      end = segment.end();
-    }
-    segment_end_.push_back(end);
-    class_of_.push_back(class_ids.try_emplace(canonical, static_cast<int32_t>(class_ids.size())).first->second);
   }
 }
 
 double StageProgramme::LeastSumUs(double slowest_us) const {
-  return sizes_.empty() ? kNever : std::max(slowest_us, work_us_[ops_] / sizes_.back());
+  return sizes_.empty() ? kNever : std::max(slowest_us, work_us_[points_] / sizes_.back());
 }
 
 double StageProgramme::FloorUs() const {
   if (sizes_.empty() || gpus_ < sizes_.front()) return kNever;
-  const double slowest = work_us_[ops_] / gpus_;
+  const double slowest = work_us_[points_] / gpus_;
   return static_cast<double>(micro_batches_ - 1) * slowest + LeastSumUs(slowest);
+}
+
+void StageProgramme::SetBands() {
+  band_lo_.assign(gpus_ + 1, 0);
+  band_hi_.assign(gpus_ + 1, -1);
+  const double all = work_us_[points_];
+  if (all / limit_us_ * kSlack > gpus_) return;
+  // What stands before and behind a point needs devices.
+  std::vector<int32_t> least(points_ + 1), most(points_ + 1);
+  for (int32_t i = 0; i <= points_; ++i) {
+    const double behind = (all - work_us_[i]) / limit_us_ * kSlack, before = work_us_[i] / limit_us_ * kSlack;
+    least[i] = i == 0 ? gpus_ : std::max(static_cast<int32_t>(std::ceil(behind)), i < points_ ? 1 : 0);
+    most[i] = i == points_ ? 0 : gpus_ - std::max(static_cast<int32_t>(std::ceil(before)), i > 0 ? 1 : 0);
+  }
+  for (int32_t gpus = 0; gpus <= gpus_; ++gpus) {
+    const auto first = std::partition_point(least.begin(), least.end(), [&](int32_t value) { return value > gpus; });
+    const auto last = std::partition_point(most.begin(), most.end(), [&](int32_t value) { return value >= gpus; });
+    band_lo_[gpus] = static_cast<int32_t>(first - least.begin());
+    band_hi_[gpus] = static_cast<int32_t>(last - most.begin()) - 1;
+    if (bounds_.corridor.empty()) continue;
+    const auto [lowest, highest] = bounds_.corridor[gpus];
+    band_lo_[gpus] =
+        std::max(band_lo_[gpus], static_cast<int32_t>(std::lower_bound(op_at_.begin(), op_at_.end(), lowest) - op_at_.begin()));
+    band_hi_[gpus] = std::min(band_hi_[gpus],
+                              static_cast<int32_t>(std::upper_bound(op_at_.begin(), op_at_.end(), highest) - op_at_.begin()) - 1);
+  }
 }
 
 void StageProgramme::Limit(double limit_us) {
   limit_us_ = limit_us;
-  gpus_lo_.assign(ops_ + 1, gpus_ + 1);
-  gpus_hi_.assign(ops_ + 1, -1);
-  const double all = work_us_[ops_];
-  const bool possible = all / limit_us * kSlack <= gpus_;
-  for (int32_t i = 0; i <= ops_ && possible; ++i) {
-    const double behind = (all - work_us_[i]) / limit_us * kSlack, before = work_us_[i] / limit_us * kSlack;
-    int32_t lo = static_cast<int32_t>(std::ceil(behind)), hi = gpus_ - static_cast<int32_t>(std::ceil(before));
-    if (i == 0) lo = gpus_;
-    if (i > 0) hi = std::min(hi, gpus_ - 1);
-    if (i < ops_) lo = std::max(lo, 1);
-    if (i == ops_) hi = 0;
-    gpus_lo_[i] = lo;
-    gpus_hi_[i] = hi;
-  }
-  band_lo_.assign(gpus_ + 1, 0);
-  band_hi_.assign(gpus_ + 1, -1);
+  SetBands();
+  gpus_lo_.assign(points_ + 1, gpus_ + 1);
+  gpus_hi_.assign(points_ + 1, -1);
   offset_.assign(gpus_ + 1, 0);
   states_ = 0;
   for (int32_t gpus = 0; gpus <= gpus_; ++gpus) {
-    const auto first = std::partition_point(gpus_lo_.begin(), gpus_lo_.end(), [&](int32_t value) { return value > gpus; });
-    const auto last = std::partition_point(gpus_hi_.begin(), gpus_hi_.end(), [&](int32_t value) { return value >= gpus; });
-    band_lo_[gpus] = static_cast<int32_t>(first - gpus_lo_.begin());
-    band_hi_[gpus] = static_cast<int32_t>(last - gpus_hi_.begin()) - 1;
+    for (int32_t i = band_lo_[gpus]; i <= band_hi_[gpus]; ++i) {
+      gpus_lo_[i] = std::min(gpus_lo_[i], gpus);
+      gpus_hi_[i] = std::max(gpus_hi_[i], gpus);
+    }
     offset_[gpus] = states_;
     states_ += static_cast<size_t>(std::max(0, band_hi_[gpus] - band_lo_[gpus] + 1));
   }
   state_.assign(states_ * (bounds_.max_stages + 1), kNever);
+  narrowed_.assign(static_cast<size_t>(bounds_.max_stages + 1) * (gpus_ + 1), Range{});
+  for (int32_t stages = 0; stages <= bounds_.max_stages; ++stages) {
+    for (int32_t gpus = 0; gpus <= gpus_; ++gpus) Narrowed(stages, gpus) = {band_lo_[gpus], band_hi_[gpus]};
+  }
 
   const double memory = [&] {
     double most = 0;
@@ -185,35 +249,34 @@ void StageProgramme::Limit(double limit_us) {
   }();
   const auto classes = static_cast<size_t>(*std::max_element(class_of_.begin(), class_of_.end()) + 1);
   table_.assign(sizes_.size(), std::vector<StartClass>(classes));
-  beyond_of_.assign(sizes_.size(), std::vector<int32_t>(ops_, -1));
+  beyond_of_.assign(sizes_.size(), std::vector<int32_t>(points_, -1));
   for (size_t z = 0; z < sizes_.size(); ++z) {
     const int32_t size = sizes_[z];
     int32_t time_end = 0;
-    for (int32_t i = 0; i < ops_; ++i) {
+    for (int32_t i = 0; i < points_; ++i) {
       // The last end that time and memory allow grows with i.
       time_end = std::max(time_end, i);
       const auto fits = [&](int32_t end) {
         return (fastest_us_[z][end] - fastest_us_[z][i]) * kSlack <= limit_us_ &&
                (least_state_mib_[z][end] - least_state_mib_[z][i]) * kSlack <= memory;
       };
-      while (time_end < ops_ && fits(time_end + 1)) ++time_end;
+      while (time_end < points_ && fits(time_end + 1)) ++time_end;
       if (gpus_lo_[i] > gpus_hi_[i] || gpus_hi_[i] < size) continue;
-      const auto begin = gpus_lo_.begin();
-      const int32_t most_behind = gpus_hi_[i] - size, least_behind = gpus_lo_[i] - size;
-      const auto lo = static_cast<int32_t>(
-          std::partition_point(begin + i + 1, begin + ops_ + 1, [&](int32_t value) { return value > most_behind; }) - begin);
-      const auto hi = static_cast<int32_t>(std::partition_point(gpus_hi_.begin() + i + 1, gpus_hi_.begin() + ops_ + 1,
-                                                                [&](int32_t value) { return value >= least_behind; }) -
-                                           gpus_hi_.begin()) -
-                      1;
+      const int32_t most_behind = gpus_hi_[i] - size, least_behind = std::max(0, gpus_lo_[i] - size);
+      // Bands fall as devices grow.
+      int32_t few = least_behind, many = most_behind;
+      while (few <= many && band_hi_[few] < band_lo_[few]) ++few;
+      while (many > few && band_hi_[many] < band_lo_[many]) --many;
+      if (few > many) continue;
+      const int32_t lo = std::max(band_lo_[many], i + 1), hi = band_hi_[few];
       WindowBlock block;
       block.first = i;
-      block.lo = std::max(lo - i, std::min(least_length_[i], ops_ - i));
+      block.lo = std::max(lo - i, std::min(least_length_[i], points_ - i));
       block.hi = std::min(hi, time_end) - i;
       block.q_lo = std::max(0, (least_behind + sizes_.back() - 1) / sizes_.back());
-      block.q_hi = std::min({most_behind, ops_ - i - block.lo, bounds_.max_stages - 1});
-      if (block.lo + i == ops_) block.q_hi = 0;
-      if (block.hi + i == ops_) block.q_lo = 0;
+      block.q_hi = std::min({most_behind, points_ - i - block.lo, bounds_.max_stages - 1});
+      if (block.lo + i == points_) block.q_hi = 0;
+      if (block.hi + i == points_) block.q_lo = 0;
       if (block.empty()) continue;
       StartClass& start = table_[z][class_of_[i]];
       const int32_t within = segment_end_[i] - i;
@@ -260,29 +323,37 @@ void StageProgramme::Fill(const StageOracle& oracle, Workers* workers) {
                [&](int32_t job) { oracle.Fill(*this, jobs[job].first, limit_us_, jobs[job].second); });
 }
 
+template <typename Visit>
+void StageProgramme::ForWindows(int32_t stages, int32_t gpus, int32_t size, int32_t i, const Visit& visit) const {
+  const int32_t q = stages - 1, behind = gpus - sizes_[size];
+  if (behind < 0 || (behind == 0) != (stages == 1)) return;
+  const int32_t kind = kind_of_[static_cast<size_t>(gpus_ - gpus) * sizes_.size() + size];
+  if (kind < 0) return;
+  const Range& ends = Narrowed(q, behind);
+  const int32_t shortest = std::max(ends.lo - i, std::min(least_length_[i], points_ - i));
+  const int32_t longest = (stages == 1 ? points_ : std::min(ends.hi, points_ - 1)) - i;
+  if (longest < shortest) return;
+  const StartClass& start = table_[size][class_of_[i]];
+  const int32_t within = segment_end_[i] - i;
+  const auto part = [&](const WindowBlock& block, int32_t most) {
+    if (q < block.q_lo || q > block.q_hi) return;
+    const int32_t lo = std::max(block.lo, shortest), hi = std::min({block.hi, longest, most});
+    if (hi < lo) return;
+    visit(&block.us[(static_cast<size_t>(q - block.q_lo) * kinds_.size() + kind) * block.lengths() + (lo - block.lo)], lo, hi);
+  };
+  if (!start.inside.empty() && within > 0) part(start.inside, within);
+  if (const int32_t at = beyond_of_[size][i]; at >= 0) part(start.beyond[at], points_);
+}
+
 template <bool kSum>
 void StageProgramme::Relax(int32_t stages, int32_t gpus, double limit_us, double* next_us) {
-  const int32_t q = stages - 1;
-  for (int32_t i = band_lo_[gpus]; i <= band_hi_[gpus]; ++i) {
+  const Range range = Narrowed(stages, gpus);
+  for (int32_t i = range.lo; i <= range.hi; ++i) {
     Least least;
-    for (size_t z = 0; z < sizes_.size() && sizes_[z] <= gpus; ++z) {
-      const int32_t behind = gpus - sizes_[z];
-      if ((behind == 0) != (stages == 1)) continue;
-      const int32_t kind = kind_of_[static_cast<size_t>(gpus_ - gpus) * sizes_.size() + z];
-      if (kind < 0) continue;
-      const int32_t from = band_lo_[behind], until = stages == 1 ? ops_ : std::min(band_hi_[behind], ops_ - 1);
-      const StartClass& start = table_[z][class_of_[i]];
-      const int32_t within = segment_end_[i] - i;
-      const auto scan = [&](const WindowBlock& block, int32_t longest) {
-        if (q < block.q_lo || q > block.q_hi) return;
-        const int32_t lo = std::max({block.lo, from - i, std::min(least_length_[i], ops_ - i)});
-        const int32_t hi = std::min({block.hi, until - i, longest});
-        if (hi < lo) return;
-        const double* us = &block.us[(static_cast<size_t>(q - block.q_lo) * kinds_.size() + kind) * block.lengths()];
-        Scan<kSum>(us + (lo - block.lo), &State(stages - 1, behind, i + lo), hi - lo + 1, limit_us, &least);
-      };
-      if (!start.inside.empty() && within > 0) scan(start.inside, within);
-      if (const int32_t at = beyond_of_[z][i]; at >= 0) scan(start.beyond[at], ops_);
+    for (int32_t z = 0; z < static_cast<int32_t>(sizes_.size()) && sizes_[z] <= gpus; ++z) {
+      ForWindows(stages, gpus, z, i, [&](const double* us, int32_t lo, int32_t hi) {
+        Scan<kSum>(us, &State(stages - 1, gpus - sizes_[z], i + lo), hi - lo + 1, limit_us, &least);
+      });
     }
     State(stages, gpus, i) = least.value;
     *next_us = std::min(*next_us, least.next);
@@ -295,14 +366,56 @@ StageProgramme::Sum StageProgramme::Pass(double limit_us, Workers* workers) {
   Sum sum;
   if (band_hi_[0] < band_lo_[0] || band_hi_[gpus_] < band_lo_[gpus_]) return sum;
   std::vector<double> next(gpus_ + 1, kNever);
-  State(0, 0, ops_) = 0;
+  State(0, 0, points_) = 0;
   for (int32_t stages = 1; stages <= bounds_.max_stages; ++stages) {
     workers->Run(gpus_, [&](int32_t at) { Relax<kSum>(stages, at + 1, limit_us, &next[at + 1]); });
-    const double us = State(stages, gpus_, 0);
+    const Range& whole = Narrowed(stages, gpus_);
+    const double us = whole.lo == 0 && whole.hi == 0 ? State(stages, gpus_, 0) : kNever;
     if (bounds_.Allows(stages) && us < sum.us) sum = {us, stages, 0, kNever};
   }
   sum.next_us = *std::min_element(next.begin(), next.end());
   return sum;
+}
+
+void StageProgramme::Narrow(double limit_us, Workers* workers) {
+  // From the whole list down to what its last stages do.
+  std::vector<Range> narrowed(narrowed_.size());
+  const auto at = [&](int32_t stages, int32_t gpus) { return static_cast<size_t>(stages) * (gpus_ + 1) + gpus; };
+  std::vector<uint8_t> marks(states_, 0), next(states_, 0);
+  for (int32_t stages = bounds_.max_stages; stages >= 1; --stages) {
+    const Range& whole = Narrowed(stages, gpus_);
+    if (bounds_.Allows(stages) && whole.lo == 0 && whole.hi == 0 && State(stages, gpus_, 0) <= limit_us) {
+      marks[offset_[gpus_]] = 1;
+      narrowed[at(stages, gpus_)] = {0, 0};
+    }
+    workers->Run(gpus_, [&](int32_t behind) {
+      const Range& ends = Narrowed(stages - 1, behind);
+      if (ends.hi < ends.lo) return;
+      uint8_t* const reached = &next[offset_[behind]];
+      const int32_t band = band_lo_[behind];
+      std::fill(reached, reached + (band_hi_[behind] - band + 1), 0);
+      for (int32_t z = 0; z < static_cast<int32_t>(sizes_.size()) && behind + sizes_[z] <= gpus_; ++z) {
+        const int32_t gpus = behind + sizes_[z];
+        const Range& range = narrowed[at(stages, gpus)];
+        for (int32_t i = range.lo; i <= range.hi; ++i) {
+          if (marks[offset_[gpus] + static_cast<size_t>(i - band_lo_[gpus])] == 0) continue;
+          ForWindows(stages, gpus, z, i, [&](const double* us, int32_t lo, int32_t hi) {
+            const double* rest = &State(stages - 1, behind, i + lo);
+            uint8_t* mark = reached + (i + lo - band);
+            for (int32_t k = 0; k <= hi - lo; ++k) mark[k] |= static_cast<uint8_t>(us[k] <= limit_us && rest[k] <= limit_us);
+          });
+        }
+      }
+      Range& hull = narrowed[at(stages - 1, behind)];
+      for (int32_t i = ends.lo; i <= ends.hi; ++i) {
+        if (reached[i - band] == 0) continue;
+        if (hull.hi < hull.lo) hull.lo = i;
+        hull.hi = i;
+      }
+    });
+    std::swap(marks, next);
+  }
+  narrowed_ = std::move(narrowed);
 }
 
 // Follows the states of the last sum pass.
@@ -311,30 +424,22 @@ std::vector<CutStage> StageProgramme::Trace(int32_t stages) const {
   int32_t gpus = gpus_, i = 0;
   for (; stages > 0; --stages) {
     const double want = State(stages, gpus, i);
-    const size_t before = cuts.size();
-    for (size_t z = 0; z < sizes_.size() && sizes_[z] <= gpus && cuts.size() == before; ++z) {
-      const int32_t behind = gpus - sizes_[z], kind = kind_of_[static_cast<size_t>(gpus_ - gpus) * sizes_.size() + z];
-      if ((behind == 0) != (stages == 1) || kind < 0) continue;
-      const StartClass& start = table_[z][class_of_[i]];
-      const int32_t first = std::max(band_lo_[behind], i + std::min(least_length_[i], ops_ - i));
-      for (int32_t end = first; end <= std::min(band_hi_[behind], stages == 1 ? ops_ : ops_ - 1); ++end) {
-        const int32_t length = end - i;
-        const bool is_inside = end <= segment_end_[i];
-        if (!is_inside && beyond_of_[z][i] < 0) break;
-        const WindowBlock& block = is_inside ? start.inside : start.beyond[beyond_of_[z][i]];
-        if (length < block.lo || length > block.hi || stages - 1 < block.q_lo || stages - 1 > block.q_hi) continue;
-        const double us =
-            block.us[(static_cast<size_t>(stages - 1 - block.q_lo) * kinds_.size() + kind) * block.lengths() + length - block.lo];
-        if (us > limit_us_ || us + State(stages - 1, behind, end) != want) continue;
-        StagePlace place = kinds_[kind];
-        place.stages_behind = stages - 1;
-        place.first_gpu = gpus_ - gpus;
-        cuts.push_back({i, end, sizes_[z], place, us});
-        break;
-      }
+    bool found = false;
+    for (int32_t z = 0; z < static_cast<int32_t>(sizes_.size()) && sizes_[z] <= gpus && !found; ++z) {
+      ForWindows(stages, gpus, z, i, [&](const double* us, int32_t lo, int32_t hi) {
+        for (int32_t length = lo; length <= hi && !found; ++length) {
+          const double stage_us = us[length - lo];
+          if (stage_us > limit_us_ || stage_us + State(stages - 1, gpus - sizes_[z], i + length) != want) continue;
+          StagePlace place = kinds_[kind_of_[static_cast<size_t>(gpus_ - gpus) * sizes_.size() + z]];
+          place.stages_behind = stages - 1;
+          place.first_gpu = gpus_ - gpus;
+          cuts.push_back({op_at_[i], op_at_[i + length], sizes_[z], place, stage_us});
+          found = true;
+        }
+      });
     }
-    TIDEPOOL_CHECK(cuts.size() == before + 1, "stage {} from the end cannot be traced", stages);
-    i = cuts.back().end;
+    TIDEPOOL_CHECK(found, "stage {} from the end cannot be traced", stages);
+    i = PointOf(cuts.back().end);
     gpus -= cuts.back().gpus;
   }
   return cuts;
@@ -345,7 +450,11 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   const Sum least = Pass<false>(limit_us_, workers);
   if (least.us == kNever) return true;
   const double rest = static_cast<double>(micro_batches_ - 1);
-  const double whole_limit = limit_us_;
+  const double table_limit = limit_us_;
+  double whole_limit = std::min(limit_us_, Cap(best->objective_us));
+  if (least.us > whole_limit) return true;
+  // Solutions only get better, so what is left out now is not wanted later.
+  Narrow(whole_limit, workers);
   // The sum at a limit, and the solution if it is the best so far.
   const auto sum_at = [&](double limit_us) {
     limit_us_ = limit_us;
@@ -356,7 +465,7 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
       const double objective = rest * sum.slowest_us + sum.us;
       if (objective < best->objective_us) *best = {objective, std::move(cuts)};
     }
-    limit_us_ = whole_limit;
+    limit_us_ = table_limit;
     return sum;
   };
   struct Interval {
@@ -367,6 +476,14 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   std::vector<Interval> open;
   const Sum first = sum_at(least.us);
   if (interrupted()) return false;
+  // What the first solution excludes is left out for the time being; when stages were looked at closely, it may be wanted again.
+  const std::vector<Range> wide = narrowed_;
+  const auto restore = absl::MakeCleanup([&] { narrowed_ = wide; });
+  if (const double tight = Cap(best->objective_us); tight < whole_limit) {
+    whole_limit = tight;
+    Pass<false>(whole_limit, workers);
+    Narrow(whole_limit, workers);
+  }
   if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us * (1 - tolerance_)) {
     const Sum last = sum_at(whole_limit);
     if (last.us < first.us) open.push_back({first.next_us, last.slowest_us, first.us, last.us});
@@ -388,13 +505,18 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
   return true;
 }
 
+int32_t StageProgramme::PointOf(int32_t op) const {
+  return static_cast<int32_t>(std::lower_bound(op_at_.begin(), op_at_.end(), op) - op_at_.begin());
+}
+
 double* StageProgramme::Entry(const CutStage& cut) {
   const auto z = std::lower_bound(sizes_.begin(), sizes_.end(), cut.gpus) - sizes_.begin();
-  StartClass& start = table_[z][class_of_[cut.first]];
-  WindowBlock& block = cut.end <= segment_end_[cut.first] ? start.inside : start.beyond[beyond_of_[z][cut.first]];
+  const int32_t first = PointOf(cut.first), end = PointOf(cut.end);
+  StartClass& start = table_[z][class_of_[first]];
+  WindowBlock& block = end <= segment_end_[first] ? start.inside : start.beyond[beyond_of_[z][first]];
   const int32_t kind = KindOf(cut.place.first_gpu, cut.gpus);
   return &block.us[(static_cast<size_t>(cut.place.stages_behind - block.q_lo) * kinds_.size() + kind) * block.lengths() +
-                   (cut.end - cut.first - block.lo)];
+                   (end - first - block.lo)];
 }
 
 void StageProgramme::Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best) {
@@ -419,10 +541,15 @@ double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Worker
                                const std::function<bool()>& interrupted) {
   prepared_ = true;
   if (!(FloorUs() < kNever)) return kNever;
-  const double base = work_us_[ops_] / gpus_;
+  const double base = work_us_[points_] / gpus_;
+  std::vector<double> limits;
+  if (expected_us_ > 0) limits.push_back(expected_us_);
   for (const double factor : {1.04, 1.12, 1.3, 1.7, 2.5, 5.0, 20.0, kNever}) {
-    const bool last = base * factor >= most_us;
-    Limit(last ? most_us : base * factor);
+    if (base * factor > expected_us_ * 1.04) limits.push_back(base * factor);
+  }
+  for (const double limit : limits) {
+    const bool last = limit >= most_us;
+    Limit(std::min(limit, most_us));
     Fill(oracle, workers);
     least_slowest_us_ = Pass<false>(limit_us_, workers).us;
     if (last || least_slowest_us_ < kNever) break;
@@ -432,7 +559,11 @@ double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Worker
     }
   }
   if (least_slowest_us_ == kNever) return kNever;
-  return static_cast<double>(micro_batches_ - 1) * least_slowest_us_ + Pass<true>(least_slowest_us_, workers).us;
+  const std::vector<Range> wide = narrowed_;
+  Narrow(least_slowest_us_, workers);
+  const double sum = Pass<true>(least_slowest_us_, workers).us;
+  narrowed_ = wide;
+  return static_cast<double>(micro_batches_ - 1) * least_slowest_us_ + sum;
 }
 
 std::optional<CutSolution> StageProgramme::Solve(const StageOracle& oracle, double bound_us, Workers* workers,

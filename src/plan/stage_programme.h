@@ -20,6 +20,7 @@
 #include <functional>
 #include <limits>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "plan/cost_model.h"
@@ -30,7 +31,8 @@ namespace tidepool::plan {
 inline constexpr double kNever = std::numeric_limits<double>::infinity();
 
 // Windows [first, first + length) of one number of devices, for lengths lo to hi, q_lo to q_hi stages behind, and every kind of
-// place. Times in us; infinite: does not fit.
+// place. `first` and lengths count points: the places where stages may begin, every op unless StageBounds::cuts says otherwise.
+// Times in us; infinite: does not fit.
 struct WindowBlock {
   int32_t first = 0;
   int32_t lo = 0, hi = -1;      // both included
@@ -46,6 +48,12 @@ struct StartClass {
   WindowBlock inside;
   std::vector<WindowBlock> beyond;
 };
+
+// Of all blocks of a class together: the first start, stages behind.
+struct ClassExtent {
+  int32_t first = 0, q_lo = 0, q_hi = 0;
+};
+ClassExtent ExtentOf(const StartClass& blocks);
 
 class StageProgramme;
 
@@ -70,6 +78,12 @@ struct CutSolution {
 struct StageBounds {
   int32_t min_stages = 1, max_stages = 0;  // 0: as many as there are devices
   std::vector<uint8_t> forbidden;          // by number of stages; shorter: the rest is allowed
+  // Ops at which stages may begin, ascending, 0 among them; empty: all. What a segment repeats is priced once only if the same
+  // ops of each repeat are in it.
+  std::vector<int32_t> cuts;
+  // By number of devices g, 0 to all: the op that the last g devices begin with lies between these (both included). Empty: any.
+  std::vector<std::pair<int32_t, int32_t>> corridor;
+  double expected_us = 0;  // objective of a plan that is known to be possible; 0: none is
   bool Allows(int32_t stages) const {
     return stages >= min_stages && stages <= max_stages &&
            (static_cast<size_t>(stages) >= forbidden.size() || forbidden[stages] == 0);
@@ -92,12 +106,16 @@ class StageProgramme {
   int32_t KindOf(int32_t first_gpu, int32_t count) const;
   double limit_mib(int32_t kind) const { return model_.cluster().MemoryLimitOf(kinds_[kind].first_gpu); }
 
-  // The end of the segment that op `first` lies in; `first` if there is none.
+  // The op that a point stands for; the op behind the last one for the point behind the last one.
+  int32_t OpAt(int32_t point) const { return op_at_[point]; }
+  // The last point that the segment of point `first` reaches, and that windows of its class share; `first` if there is none.
   int32_t SegmentEnd(int32_t first) const { return segment_end_[first]; }
 
   // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
   double FloorUs() const;
 
+  // The slowest stage of a plan that is known to be possible: Prepare begins there instead of feeling its way from below.
+  void Expect(double slowest_us) { expected_us_ = slowest_us; }
   // Fills the table as far as the slowest stage of some plan needs it, but not above `most_us`. The objective of a good plan, or
   // infinite.
   double Prepare(const StageOracle& oracle, double most_us, Workers* workers, const std::function<bool()>& interrupted);
@@ -128,15 +146,17 @@ class StageProgramme {
     double slowest_us = 0;
     double next_us = kNever;  // the least stage time above the pass's limit
   };
+  void PreparePoints();
   void PrepareOps();
+  void PrepareClasses();
   void Limit(double limit_us);  // sets what is looked at
   void Fill(const StageOracle& oracle, Workers* workers);
-  const double* Row(int32_t first, int32_t size, int32_t q, int32_t kind, int32_t length, int32_t* until) const;
   template <bool kSum>
   void Relax(int32_t stages, int32_t gpus, double limit_us, double* next_us);
   template <bool kSum>
   Sum Pass(double limit_us, Workers* workers);
   std::vector<CutStage> Trace(int32_t stages) const;
+  int32_t PointOf(int32_t op) const;
   double* Entry(const CutStage& cut);
   // Replaces the estimates of the solution's stages; its times become actual, and *best the better of the two.
   void Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best);
@@ -148,27 +168,45 @@ class StageProgramme {
     return const_cast<StageProgramme*>(this)->State(stages, gpus, op);
   }
   double LeastSumUs(double slowest_us) const;
+  // Devices * time sets the bands, and the request's corridor.
+  void SetBands();
+  // After a pass with max instead of the sum: from now on passes look only at states that some plan without a stage above
+  // `limit_us` goes through.
+  void Narrow(double limit_us, Workers* workers);
+  // Calls visit(block, row of times, shortest, longest) for what may follow from point i with `size`, of s stages on g devices.
+  template <typename Visit>
+  void ForWindows(int32_t stages, int32_t gpus, int32_t size, int32_t i, const Visit& visit) const;
+  struct Range {
+    int32_t lo = 0, hi = -1;
+  };
+  Range& Narrowed(int32_t stages, int32_t gpus) { return narrowed_[static_cast<size_t>(stages) * (gpus_ + 1) + gpus]; }
+  const Range& Narrowed(int32_t stages, int32_t gpus) const {
+    return narrowed_[static_cast<size_t>(stages) * (gpus_ + 1) + gpus];
+  }
 
   const CostModel& model_;
   int32_t micro_batch_;
   int64_t micro_batches_;
   StageBounds bounds_;
-  int32_t ops_, gpus_;
+  int32_t points_, gpus_;
   std::vector<int32_t> sizes_;
   std::vector<StagePlace> kinds_;
   std::vector<int32_t> kind_of_;  // [first gpu][size]; -1: no stage may be there
-  // Prefix sums over ops.
-  std::vector<std::vector<double>> fastest_us_, least_state_mib_;  // [size][op]
+  std::vector<int32_t> op_at_;    // [point]
+  // Prefix sums at points.
+  std::vector<std::vector<double>> fastest_us_, least_state_mib_;  // [size][point]
   std::vector<double> work_us_;                                    // devices * time
   std::vector<int32_t> least_length_;                              // of a stage that does not reach the end (skip tensors)
   std::vector<int32_t> class_of_, segment_end_;                    // of a start
 
   double limit_us_ = 0;
+  double expected_us_ = 0;  // 0: not known
   bool prepared_ = false;
   double least_slowest_us_ = kNever;             // of Prepare
   double tolerance_ = 0;                         // solutions that are better by a smaller part are not looked for
-  std::vector<int32_t> gpus_lo_, gpus_hi_;       // devices that ops [i, n) may have
-  std::vector<int32_t> band_lo_, band_hi_;       // ops that may begin what g devices do; empty: hi < lo
+  std::vector<int32_t> gpus_lo_, gpus_hi_;       // devices that what begins at a point may have
+  std::vector<int32_t> band_lo_, band_hi_;       // points that may begin what g devices do; empty: hi < lo
+  std::vector<Range> narrowed_;                  // [stages][devices]: the part of the band that passes look at
   std::vector<size_t> offset_;                   // of a number of devices in a layer of states
   size_t states_ = 0;                            // in one layer
   std::vector<std::vector<StartClass>> table_;   // [size][class]

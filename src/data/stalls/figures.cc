@@ -5,6 +5,7 @@
 
 #include "base/fd.h"
 #include "data/stalls/published.h"
+#include "data/stalls/real_time.h"
 
 namespace tidepool::data::stalls {
 namespace {
@@ -24,6 +25,11 @@ constexpr double kRestartSeconds = 0.4;
 constexpr double kWorkerRate1 = 133, kWorkerRate8 = 204, kWorkerRate24 = 94;
 constexpr double kReadLatency = 0.0007;
 constexpr double kDiskBytesPerSecond = 530e6;
+
+// One setting: in virtual time, and on the real clock if that is asked for. Both are of the whole experiment.
+struct Runs {
+  PipelineRun model, real;
+};
 
 class Experiment {
  public:
@@ -77,17 +83,47 @@ class Experiment {
     return {};
   }
 
+  // Whole, in virtual time; or smaller, on both clocks.
+  StatusOr<Runs> Measure(const std::string& what, bool from_disk) {
+    Runs runs;
+    if (!options_.real_time) {
+      TIDEPOOL_ASSIGN_OR_RETURN(runs.model, Run(from_disk));
+      return runs;
+    }
+    if (options_.note != nullptr) options_.note(fmt::format("{}, {}", what, from_disk ? "from the disk" : "from memory"));
+    spec_.with_fetch = from_disk;
+    const PipelineSpec small = ScaledDown(spec_, scale_);
+    TIDEPOOL_ASSIGN_OR_RETURN(const PipelineRun model, RunPipeline(small));
+    TIDEPOOL_ASSIGN_OR_RETURN(const RealTimeRun real, RunInRealTime(small, options_.stopped));
+    figure_.events += model.events;
+    figure_.hash = figure_.hash * 1099511628211ULL ^ model.hash;
+    runs.model = WithTurns(ScaledUp(model, scale_));
+    runs.real = WithTurns(ScaledUp(real.run, scale_));
+    lateness_p99_seconds_ = std::max(lateness_p99_seconds_, real.lateness_p99_seconds);
+    if (real.host_limited) figure_.notes.push_back(fmt::format("host-limited: {}: {}", what, real.host_limited_reason));
+    return runs;
+  }
+  // The row of a value that follows from these runs.
+  template <typename F, typename... R>
+  FigureRow RowOf(const std::string& name, double x, const F& value, const R&... runs) const {
+    FigureRow row{.name = name, .x = x, .ours = value(runs.model...)};
+    if (options_.real_time) {
+      row.predicted = row.ours;
+      row.ours = value(runs.real...);
+    }
+    return row;
+  }
+  void SetScale(const PipelineScale& scale) { scale_ = scale; }
+
   // All in memory, or with the page cache as it is set.
   StatusOr<PipelineRun> Run(bool from_disk) {
     if (options_.stopped != nullptr && options_.stopped()) return Cancelled("stopped after {} runs", runs_);
     spec_.with_fetch = from_disk;
     TIDEPOOL_ASSIGN_OR_RETURN(PipelineRun run, RunPipeline(spec_));
-    // Half of the turns at the lock are taken while the loop fetches its batch, and count as waiting there.
-    run.wait_seconds += run.host_seconds / 2;
     ++runs_;
     figure_.events += run.events;
     figure_.hash = figure_.hash * 1099511628211ULL ^ run.hash;
-    return run;
+    return WithTurns(run);
   }
 
   // The x > 0 for which f(x) = target, by the secant rule from `first`; f grows about linearly.
@@ -131,13 +167,23 @@ class Experiment {
   }
 
   Figure Finish() {
+    figure_.real_time = options_.real_time;
+    if (options_.real_time) {
+      figure_.notes.push_back(fmt::format(
+          "on the real clock, smaller: 1/{} of the samples in batches of 1/{}, {} times as fast; preparation and pinning "
+          "are slept for; late wake-ups p99 {:.2f} ms",
+          scale_.samples, scale_.batch, scale_.speed, lateness_p99_seconds_ * 1e3));
+    }
     if (estimated_) figure_.notes.emplace_back("step times are estimated from the hardware's description");
     if (!compares()) {
       figure_.notes.emplace_back(options_.quick ? "an eighth of the samples: not compared with what was published"
                                                 : "the published measurements are not here: nothing is compared or calibrated");
     }
     for (FigureSeries& series : figure_.series) {
-      for (FigureRow& row : series.rows) row.compared = compares();
+      for (FigureRow& row : series.rows) {
+        row.compared = compares();
+        row.gated = row.gated && !options_.quick;
+      }
     }
     return std::move(figure_);
   }
@@ -145,8 +191,16 @@ class Experiment {
   Figure figure_;
 
  private:
+  // Half of the turns at the lock are taken while the loop fetches its batch, and count as waiting there.
+  static PipelineRun WithTurns(PipelineRun run) {
+    run.wait_seconds += run.host_seconds / 2;
+    return run;
+  }
+
   const FigureOptions& options_;
   const std::string reference_;
+  PipelineScale scale_;
+  double lateness_p99_seconds_ = 0;
   PipelineSpec spec_;
   bool estimated_ = false;
   int64_t runs_ = 0;
@@ -180,18 +234,21 @@ StatusOr<Figure> Figure3(const FigureOptions& options) {
     TIDEPOOL_RETURN_IF_ERROR(experiment.CalibrateWorker(cached[0].total(), kWorkerRate8));
     TIDEPOOL_RETURN_IF_ERROR(experiment.CalibrateRead(partly[0].wait - cached[0].wait));
   }
+  experiment.SetScale({.samples = 32, .batch = 16, .bytes = 16});
+  const auto stall = [](const PipelineRun& memory, const PipelineRun& disk) {
+    return (disk.wait_seconds - memory.wait_seconds) / disk.seconds;
+  };
   FigureSeries series{.name = "fetch stall"};
   for (int i = 0; i < std::ssize(kFigure3Models); ++i) {
     TIDEPOOL_RETURN_IF_ERROR(experiment.SetStep("P100", kFigure3Models[i], 8));
     experiment.SetCached(percent[i] / 100);
-    TIDEPOOL_ASSIGN_OR_RETURN(const PipelineRun memory, experiment.Run(false));
-    TIDEPOOL_ASSIGN_OR_RETURN(const PipelineRun disk, experiment.Run(true));
-    series.rows.push_back({.name = kFigure3Models[i],
-                           .x = static_cast<double>(i),
-                           .ours = (disk.wait_seconds - memory.wait_seconds) / disk.seconds,
-                           .published = (partly[i].wait - cached[i].wait) / partly[i].total(),
-                           .calibrated = i == 0,
-                           .gated = true});
+    TIDEPOOL_ASSIGN_OR_RETURN(const Runs memory, experiment.Measure(kFigure3Models[i], false));
+    TIDEPOOL_ASSIGN_OR_RETURN(const Runs disk, experiment.Measure(kFigure3Models[i], true));
+    FigureRow row = experiment.RowOf(kFigure3Models[i], i, stall, memory, disk);
+    row.published = (partly[i].wait - cached[i].wait) / partly[i].total();
+    row.calibrated = i == 0;
+    row.gated = true;
+    series.rows.push_back(std::move(row));
   }
   figure.series.push_back(std::move(series));
   return experiment.Finish();
@@ -216,18 +273,30 @@ StatusOr<Figure> Figure4a(const FigureOptions& options) {
     experiment.SetCached(0);
     TIDEPOOL_RETURN_IF_ERROR(experiment.CalibrateRead(cold_wait - runs[11].wait));
     figure.notes.emplace_back("the latency comes from the cold first epochs, which are no row of the figure");
+    // Each row is the difference of two epochs' waits.
+    double squares = 0;
+    for (size_t i = 0; i < runs.size(); i += 2) squares += (runs[i].wait - cold_wait) * (runs[i].wait - cold_wait) / 5;
+    const double noise = std::sqrt(2 * squares);
+    figure.notes.push_back(fmt::format("two published epochs that should be alike differ by {:.2f} s (standard deviation of the cold "
+                                       "ones): of a stall below {:.1f} s a single run does not settle {:.0f} %",
+                                       noise, noise / figure.tolerance, 100 * figure.tolerance));
   }
+  experiment.SetScale({.samples = 16, .batch = 16, .bytes = 16});
+  const auto stall = [](const PipelineRun& memory, const PipelineRun& disk) { return disk.wait_seconds - memory.wait_seconds; };
   FigureSeries series{.name = "fetch stall"};
-  TIDEPOOL_ASSIGN_OR_RETURN(const PipelineRun memory, experiment.Run(false));
+  TIDEPOOL_ASSIGN_OR_RETURN(const Runs memory, experiment.Measure("all cached", false));
   for (size_t i = 0; i < shares.size(); ++i) {
     experiment.SetCached(shares[i]);
-    TIDEPOOL_ASSIGN_OR_RETURN(const PipelineRun disk, experiment.Run(shares[i] < 1));
-    series.rows.push_back({.name = fmt::format("{:.1f} % cached", 100 * shares[i]),
-                           .x = shares[i],
-                           .ours = disk.wait_seconds - memory.wait_seconds,
-                           .published = runs[2 * i + 1].wait - runs[11].wait,
-                           .calibrated = shares[i] == 1,
-                           .gated = shares[i] < 1});
+    const std::string name = fmt::format("{:.1f} % cached", 100 * shares[i]);
+    Runs disk = memory;
+    if (shares[i] < 1) {
+      TIDEPOOL_ASSIGN_OR_RETURN(disk, experiment.Measure(name, true));
+    }
+    FigureRow row = experiment.RowOf(name, shares[i], stall, memory, disk);
+    row.published = runs[2 * i + 1].wait - runs[11].wait;
+    row.calibrated = shares[i] == 1;
+    row.gated = shares[i] < 1;
+    series.rows.push_back(std::move(row));
   }
   figure.series.push_back(std::move(series));
   return experiment.Finish();
@@ -251,18 +320,20 @@ StatusOr<Figure> Figure5(const FigureOptions& options) {
     TIDEPOOL_RETURN_IF_ERROR(experiment.CalibrateWorker(runs[0].total(), kWorkerRate1));
     figure.notes.emplace_back("published values are recomputed from the runs: those of the shipped plot are 6.53 times too low");
   }
+  experiment.SetScale({.samples = 64, .batch = 32, .speed = 4});
+  const auto rate = [](const PipelineRun& run) { return run.samples_per_s; };
   for (size_t model = 0; model < kFigure56Models.size(); ++model) {
     FigureSeries series{.name = kFigure56Models[model]};
     TIDEPOOL_RETURN_IF_ERROR(experiment.SetStep("P100", series.name, 1));
     for (size_t i = 0; i < workers.size(); ++i) {
       experiment.SetWorkers(workers[i]);
-      TIDEPOOL_ASSIGN_OR_RETURN(const PipelineRun run, experiment.Run(false));
-      series.rows.push_back({.name = fmt::format("{} workers", workers[i]),
-                             .x = static_cast<double>(workers[i]),
-                             .ours = run.samples_per_s,
-                             .published = kPictures / runs[model * workers.size() + i].total(),
-                             .calibrated = model == 0 && i == 0,
-                             .gated = workers[i] >= 6});
+      const std::string name = fmt::format("{} workers", workers[i]);
+      TIDEPOOL_ASSIGN_OR_RETURN(const Runs run, experiment.Measure(fmt::format("{}, {}", series.name, name), false));
+      FigureRow row = experiment.RowOf(name, workers[i], rate, run);
+      row.published = kPictures / runs[model * workers.size() + i].total();
+      row.calibrated = model == 0 && i == 0;
+      row.gated = workers[i] >= 6;
+      series.rows.push_back(std::move(row));
     }
     figure.series.push_back(std::move(series));
   }
@@ -289,16 +360,17 @@ StatusOr<Figure> Figure6(const FigureOptions& options) {
         "published values are recomputed from the runs (wait / epoch); the shipped plot shows others, which its runs do not "
         "give");
   }
+  experiment.SetScale({.samples = 8, .batch = 8});
+  const auto stall = [](const PipelineRun& run) { return run.wait_seconds / run.seconds; };
   FigureSeries series{.name = "preparation stall"};
   for (size_t i = 0; i < kFigure56Models.size(); ++i) {
     TIDEPOOL_RETURN_IF_ERROR(experiment.SetStep("P100", kFigure56Models[i], 8));
-    TIDEPOOL_ASSIGN_OR_RETURN(const PipelineRun run, experiment.Run(false));
-    series.rows.push_back({.name = kFigure56Models[i],
-                           .x = static_cast<double>(i),
-                           .ours = run.wait_seconds / run.seconds,
-                           .published = runs[i].wait / runs[i].total(),
-                           .calibrated = i == 0,
-                           .gated = true});
+    TIDEPOOL_ASSIGN_OR_RETURN(const Runs run, experiment.Measure(kFigure56Models[i], false));
+    FigureRow row = experiment.RowOf(kFigure56Models[i], static_cast<double>(i), stall, run);
+    row.published = runs[i].wait / runs[i].total();
+    row.calibrated = i == 0;
+    row.gated = true;
+    series.rows.push_back(std::move(row));
   }
   figure.series.push_back(std::move(series));
   return experiment.Finish();

@@ -13,6 +13,7 @@
 #include "data/containers.h"
 #include "data/order.h"
 #include "data/stalls/step_device.h"
+#include "data/stalls/switch_source.h"
 #include "data/storage_model_source.h"
 
 namespace tidepool::data::stalls {
@@ -33,23 +34,6 @@ class FirstRecords final : public RecordSourceWrapper {
 
  private:
   const int64_t count_;
-};
-
-// Two ways to the same records; which one is taken can change between reads.
-class Switch final : public RecordSourceWrapper {
- public:
-  Switch(const RecordSource* direct, const RecordSource* paced) : RecordSourceWrapper(direct), paced_(*paced) {}
-  void SetPaced(bool paced) { paced_now_ = paced; }
-  StatusOr<RecordView> Read(int64_t record) const override { return paced_now_ ? paced_.Read(record) : base().Read(record); }
-  Status ReadGroup(int64_t record, std::vector<RecordView>* views) const override {
-    return paced_now_ ? paced_.ReadGroup(record, views) : base().ReadGroup(record, views);
-  }
-  void WillNeed(int64_t record) const override { paced_now_ ? paced_.WillNeed(record) : base().WillNeed(record); }
-  void WontNeed(int64_t record) const override { paced_now_ ? paced_.WontNeed(record) : base().WontNeed(record); }
-
- private:
-  const RecordSource& paced_;
-  std::atomic<bool> paced_now_ = false;
 };
 
 // Records that are read and not decoded.
@@ -122,7 +106,7 @@ class HybridRun {
     }
     const RecordSource* disk = records_.get();
     if (paced_ != nullptr) disk = paced_.get();
-    switch_ = std::make_unique<Switch>(memory_.get(), disk);
+    switch_ = std::make_unique<SwitchSource>(memory_.get(), disk);
     TIDEPOOL_ASSIGN_OR_RETURN(
         cache_, Cache::Create(switch_.get(),
                               {.kind = options_.cache,
@@ -277,7 +261,7 @@ class HybridRun {
   std::unique_ptr<FirstRecords> records_;
   std::unique_ptr<Cache> memory_;
   std::unique_ptr<PacedSource> paced_;
-  std::unique_ptr<Switch> switch_;
+  std::unique_ptr<SwitchSource> switch_;
   std::unique_ptr<Cache> cache_;
   int64_t epoch_ = 0;
   HybridAnalysis result_;

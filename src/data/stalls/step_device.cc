@@ -1,5 +1,6 @@
 #include "data/stalls/step_device.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -9,12 +10,11 @@
 namespace tidepool::data::stalls {
 namespace {
 
-// Every operation is a step; a copy of any size takes the same time.
+// Every operation is a step; a copy takes a nanosecond a byte.
 class StepCosts final : public device::emulated::CostSource {
  public:
-  StepCosts(double copy_seconds, double compute_seconds) {
-    copy_.latency_ns = std::llround(copy_seconds * 1e9);
-    copy_.bytes_per_s = 1e15;
+  explicit StepCosts(double compute_seconds) {
+    copy_.bytes_per_s = 1e9;
     step_.median_ns = std::llround(compute_seconds * 1e9);
     manifest_.name = manifest_.hardware.name = "step";
   }
@@ -34,16 +34,17 @@ class StepCosts final : public device::emulated::CostSource {
 StatusOr<std::unique_ptr<StepDevice>> StepDevice::Open(double copy_seconds, double compute_seconds) {
   std::unique_ptr<StepDevice> self(new StepDevice());
   const device::DeviceOptions options{.name = "emulated:step,mode=timing", .capacity_bytes = 2 * kMiB};
-  TIDEPOOL_ASSIGN_OR_RETURN(
-      auto devices, device::emulated::OpenEmulatedDevices(options, std::make_shared<StepCosts>(copy_seconds, compute_seconds)));
+  TIDEPOOL_ASSIGN_OR_RETURN(auto devices,
+                            device::emulated::OpenEmulatedDevices(options, std::make_shared<StepCosts>(compute_seconds)));
+  self->copy_seconds_ = copy_seconds;
   self->device_ = std::move(devices[0]);
   TIDEPOOL_ASSIGN_OR_RETURN(self->copies_, self->device_->CreateStream({.name = "copies"}));
   TIDEPOOL_ASSIGN_OR_RETURN(self->steps_stream_, self->device_->CreateStream({.name = "steps"}));
   return self;
 }
 
-StatusOr<device::Event> StepDevice::Submit() {
-  TIDEPOOL_RETURN_IF_ERROR(copies_->Transfer({.size_bytes = 1}));
+StatusOr<device::Event> StepDevice::Submit(double copy_seconds) {
+  TIDEPOOL_RETURN_IF_ERROR(copies_->Transfer({.size_bytes = std::max<int64_t>(1, std::llround(copy_seconds * 1e9))}));
   TIDEPOOL_ASSIGN_OR_RETURN(const device::Event copied, copies_->Record());
   TIDEPOOL_RETURN_IF_ERROR(steps_stream_->WaitFor(copied));
   TIDEPOOL_RETURN_IF_ERROR(steps_stream_->Launch({.key = {.model = "step"}}, nullptr));
@@ -57,6 +58,12 @@ Status StepDevice::Finish(const device::Event& step, absl::Duration limit) {
   return {};
 }
 
+StatusOr<absl::Time> StepDevice::RunAlone(double before_seconds, absl::Duration limit) {
+  TIDEPOOL_ASSIGN_OR_RETURN(const device::Event step, Submit(before_seconds));
+  TIDEPOOL_RETURN_IF_ERROR(step.Wait(device_->clock()->Now() + limit));
+  return step.ReachedAt();
+}
+
 Status StepDevice::Run(const std::function<StatusOr<bool>()>& next, absl::Duration limit) {
   steps_ = 0;
   std::optional<device::Event> running;
@@ -65,7 +72,7 @@ Status StepDevice::Run(const std::function<StatusOr<bool>()>& next, absl::Durati
     TIDEPOOL_ASSIGN_OR_RETURN(const bool more, next());
     if (!more) break;
     device_->NoteDataWait(asked, device_->HostNow());
-    TIDEPOOL_ASSIGN_OR_RETURN(const device::Event step, Submit());
+    TIDEPOOL_ASSIGN_OR_RETURN(const device::Event step, Submit(copy_seconds_));
     // Two batches are on the device: this one is copied while the one before is computed.
     if (running.has_value()) TIDEPOOL_RETURN_IF_ERROR(Finish(*running, limit));
     running = step;
