@@ -269,7 +269,7 @@ Terms CalibratedTerms(const CostModel& model, int64_t micro_batches, double bloc
 // --- The calibrated model ---
 
 constexpr int32_t kMostPasses = 8;                // programmes that may be solved for one micro-batch
-constexpr int64_t kMostEvaluations = 50'000'000;  // of all of them; the first one is always solved
+constexpr int64_t kMostEvaluations = 12'000'000;  // of all of them; the first one is always solved
 constexpr int64_t kSlowestOnly = 1 << 30;         // as micro-batches: the objective is the slowest stage
 constexpr int64_t kNotOnce = int64_t{1} << 50;    // as micro-batches: what is once per iteration does not count
 
@@ -329,6 +329,7 @@ class CalibratedBound {
     ++passes_;
     StageProgramme programme(model_, micro_batch_, weight, {.min_stages = stages.first, .max_stages = stages.last});
     if (programme.FloorUs() > most_us) return most_us;
+    if (most_us < kNever) programme.Expect(programme.Cap(most_us));
     const BoundOracle oracle(programme, CalibratedTerms(model_, micro_batches_, blocking), kNotOnce);
     const auto cuts = programme.Solve(oracle, most_us, workers_, interrupted_, nullptr, 0, kTolerance);
     evaluations_ += programme.evaluations();
