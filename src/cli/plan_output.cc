@@ -140,6 +140,7 @@ Json SettingJson(const PlanSetting& setting) {
           {"ops", setting.ops.size()},
           {"parameters", setting.ops.parameters()},
           {"cost_model", setting.model->name()},
+          {"cost_options", setting.cost_options ? plan::CalibratedOptionsJson(*setting.cost_options) : Json(nullptr)},
           {"profiles", {{"source", setting.source}, {"origin", OriginOf(setting)}, {"hash", setting.table->hash()}}},
           {"cluster",
            {{"nodes", cluster.nodes}, {"gpus_per_node", cluster.gpus_per_node}, {"gpu_memory_mib", cluster.memory_limit_mib}}},
@@ -188,6 +189,8 @@ void PrintSetting(const PlanSetting& setting) {
              static_cast<double>(setting.ops.parameters()) / 1e9);
   fmt::print("cluster      {} x {} devices of {:.0f} MiB\n", cluster.nodes, cluster.gpus_per_node, cluster.memory_limit_mib);
   fmt::print("times        {} ({}), cost model {}\n", OriginOf(setting), setting.source, setting.model->name());
+  const std::string options = setting.cost_options ? CostOptionsText(*setting.cost_options) : "";
+  if (!options.empty()) fmt::print("options      {}\n", options);
   for (const std::string& note : setting.notes) fmt::print("note         {}\n", note);
 }
 

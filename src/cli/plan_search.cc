@@ -27,6 +27,13 @@ double Throughput(const plan::RankedPlan& ranked) {
   return static_cast<double>(ranked.plan.micro_batches()) * ranked.plan.micro_batch / ranked.cost.iteration_ms * 1000;
 }
 
+// How much memory a stage needs depends on the number of stages, unless the schedule is 1F1B. The stage programme does not know
+// it.
+bool KnowsSchedule(SearchKind kind, plan::PipelineSchedule schedule) {
+  if (schedule == plan::PipelineSchedule::kOneForwardOneBackward) return true;
+  return kind == SearchKind::kAceso || kind == SearchKind::kGrid || kind == SearchKind::kRandom;
+}
+
 std::string GpusText(const plan::Plan& plan) {
   std::string text;
   for (const plan::StagePtr& stage : plan.stages) text += fmt::format("{}{}", text.empty() ? "" : ",", stage->gpus());
@@ -69,6 +76,14 @@ StatusOr<std::vector<int32_t>> ParseIntegers(const std::vector<std::string>& wor
 
 StatusOr<std::vector<int32_t>> PlanSearchOptions::MicroBatches() const {
   return ParseIntegers(micro_batches, "--micro-batch", 1, 1 << 24);
+}
+
+StatusOr<SearchKind> PlanSearchOptions::Kind(plan::PipelineSchedule schedule) const {
+  TIDEPOOL_ASSIGN_OR_RETURN(const SearchKind kind, plan::SearchKindFrom(search));
+  if (KnowsSchedule(kind, schedule)) return kind;
+  if (kind == SearchKind::kAuto) return SearchKind::kAceso;
+  return InvalidArgument("--search {} with the schedule {}; allowed: auto, aceso, grid, random, or --schedule 1f1b", search,
+                         plan::NameOf(schedule));
 }
 
 StatusOr<plan::SearchRequest> PlanSearchOptions::Request() const {
@@ -120,7 +135,7 @@ std::vector<Baseline> RunBaselines(SearchKind chosen, const PlanSetting& setting
                                    const VerbContext& context) {
   std::vector<Baseline> baselines;
   for (const SearchKind kind : kBaselines) {
-    if (kind == chosen || context.stopped()) continue;
+    if (kind == chosen || context.stopped() || !KnowsSchedule(kind, setting.model->pipeline().schedule)) continue;
     auto result = RunSearch(kind, setting, request, context);
     Baseline& baseline = baselines.emplace_back();
     baseline.kind = kind;

@@ -25,6 +25,9 @@ struct PlanSearchOptions {
 
   void Register(OptionTable* table);
   StatusOr<std::vector<int32_t>> MicroBatches() const;
+  // The search that is meant; `schedule` is the cost model's. Searches on the stage programme know 1F1B only: auto is aceso for
+  // other schedules, INVALID_ARGUMENT if one of them was asked for by name.
+  StatusOr<plan::SearchKind> Kind(plan::PipelineSchedule schedule) const;
   // Everything but what watches it.
   StatusOr<plan::SearchRequest> Request() const;
 };

@@ -65,7 +65,8 @@ Status PlanVerb::RunWhatIf(const VerbContext& context) const {
     return InvalidArgument("--what-if does not go with --out, --explain or --baselines; allowed: one search for these");
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const Sweep sweep, ParseSweep(what_if_));
-  TIDEPOOL_ASSIGN_OR_RETURN(const SweepResult result, RunSweep(sweep, search_, setting_, target_, context));
+  TIDEPOOL_ASSIGN_OR_RETURN(const PlanCostModel cost, setting_.cost.Over({}));
+  TIDEPOOL_ASSIGN_OR_RETURN(const SweepResult result, RunSweep(sweep, search_, setting_, cost, target_, context));
   const Json json = SweepJson(result, target_);
   if (!json_.empty()) TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(json_, json.dump(2) + "\n"));
   if (!svg_.empty()) {
@@ -85,6 +86,7 @@ plan::PlanFile PlanVerb::FileOf(const PlanSetting& setting, const plan::SearchRe
   file.plan = result.plans.front().plan;
   file.model = search_.model;
   file.cost_model = setting.model->name();
+  file.cost_options = setting.cost_options;
   file.database_hash = setting.table->hash();
   file.upper_bound_seconds = result.best_ms() / 1000;
   if (result.lower_bound_ms > 0) file.lower_bound_seconds = result.lower_bound_ms / 1000;
@@ -110,18 +112,23 @@ Json PlanVerb::ToJson(const PricedPlan& best, plan::SearchKind kind, const plan:
 }
 
 Status PlanVerb::Run(const VerbContext& context) {
+  setting_.cost.Note(*context.options);
   if (!what_if_.empty()) return RunWhatIf(context);
   if (target_ > 0 || !svg_.empty()) return InvalidArgument("--target-throughput and --svg need --what-if");
-  TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchKind kind, plan::SearchKindFrom(search_.search));
+  TIDEPOOL_ASSIGN_OR_RETURN(const PlanCostModel cost, setting_.cost.Over({}));
+  TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchKind kind, search_.Kind(cost.options.schedule));
   TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchRequest request, search_.Request());
   TIDEPOOL_ASSIGN_OR_RETURN(plan::OpList ops, FindOpList(search_.model));
   const plan::Cluster cluster = ClusterOf(setting_);
   TIDEPOOL_ASSIGN_OR_RETURN(
       const PlanProfile profile,
       LoadPlanProfile(setting_.profiles, ops, {.micro_batches = request.micro_batches, .gpus = cluster.gpus()}));
-  TIDEPOOL_ASSIGN_OR_RETURN(const auto setting,
-                            MakePlanSetting(std::move(ops), profile, cluster, setting_.cost, request.micro_batches));
+  TIDEPOOL_ASSIGN_OR_RETURN(const auto setting, MakePlanSetting(std::move(ops), profile, cluster, cost, request.micro_batches));
   TIDEPOOL_ASSIGN_OR_RETURN(plan::SearchResult result, RunSearch(kind, *setting, request, context));
+  if (search_.search != plan::NameOf(kind)) {
+    result.notes.push_back(fmt::format("--search {}: {} searches, because the schedule is {}", search_.search, plan::NameOf(kind),
+                                       plan::NameOf(cost.options.schedule)));
+  }
   if (context.stopped()) {
     result.notes.insert(result.notes.begin(), "interrupted: this is the best plan so far");
   } else if (result.hit_wall_limit) {

@@ -104,7 +104,7 @@ void PlanSettingOptions::Register(OptionTable* table) {
   table->Add({.key = "plan.nodes", .help = "Machines; 0: one, or as many as the plan needs"}, &nodes);
   table->Add({.key = "plan.gpus_per_node", .help = "Devices of a machine; 0: 8, or as the plan needs"}, &gpus_per_node);
   table->Add({.key = "plan.gpu_memory_mib", .help = "Memory of a device in MiB; 0: what the profile's device has"}, &memory_mib);
-  table->Add({.key = "plan.cost", .help = "Cost model: calibrated, or parity (the published planner's)"}, &cost);
+  cost.Register(table);
 }
 
 StatusOr<plan::OpList> FindOpList(const std::string& model) {
@@ -151,9 +151,8 @@ StatusOr<PlanProfile> LoadPlanProfile(const std::string& profiles, const plan::O
 }
 
 StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const PlanProfile& profile, plan::Cluster cluster,
-                                                       const std::string& cost, std::span<const int32_t> micro_batches) {
-  const bool parity = cost == "parity";
-  if (!parity && cost != "calibrated") return InvalidArgument("--cost: '{}' is no cost model; allowed: calibrated, parity", cost);
+                                                       const PlanCostModel& cost, std::span<const int32_t> micro_batches) {
+  const bool parity = cost.name == "parity";
   auto setting = std::make_unique<PlanSetting>();
   setting->ops = std::move(ops);
   setting->cluster = cluster;
@@ -170,14 +169,18 @@ StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const P
   TIDEPOOL_ASSIGN_OR_RETURN(plan::ProfileTable table,
                             plan::ProfileTable::Build(profile.bundle, setting->ops, parity ? plan::kParityTable : plan::ProfileTableOptions{}));
   setting->table = std::make_unique<plan::ProfileTable>(std::move(table));
-  TIDEPOOL_ASSIGN_OR_RETURN(setting->model,
-                            parity ? plan::MakeParityModel(setting->ops, *setting->table, setting->cluster, micro_batches)
-                                   : plan::MakeCalibratedModel(setting->ops, *setting->table, setting->cluster, micro_batches));
+  TIDEPOOL_ASSIGN_OR_RETURN(
+      setting->model,
+      parity ? plan::MakeParityModel(setting->ops, *setting->table, setting->cluster, micro_batches)
+             : plan::MakeCalibratedModel(setting->ops, *setting->table, setting->cluster, micro_batches, cost.options));
+  if (!parity) setting->cost_options = cost.options;
   return setting;
 }
 
 StatusOr<std::unique_ptr<PlanSetting>> SettingOfPlan(const PlanSettingOptions& options, const plan::PlanFile& file,
                                                      const std::string& path) {
+  const StatusOr<PlanCostModel> cost = options.cost.Over(file.cost_options.value_or(plan::CalibratedOptions()));
+  if (!cost.ok()) return Annotate(cost.status(), path);
   TIDEPOOL_ASSIGN_OR_RETURN(plan::OpList ops, OpListOfPlan(file, path));
   ProfileNeeds needs{.micro_batches = {file.plan.micro_batch}, .gpus = file.plan.gpus()};
   std::set<int32_t> widths;
@@ -188,7 +191,7 @@ StatusOr<std::unique_ptr<PlanSetting>> SettingOfPlan(const PlanSettingOptions& o
   StatusOr<PlanProfile> profile = LoadPlanProfile(options.profiles, ops, needs);
   if (!profile.ok()) return Annotate(profile.status(), path);
   const int32_t micro_batches[] = {file.plan.micro_batch};
-  auto setting = MakePlanSetting(std::move(ops), *profile, ClusterFor(options, file.plan.gpus()), options.cost, micro_batches);
+  auto setting = MakePlanSetting(std::move(ops), *profile, ClusterFor(options, file.plan.gpus()), *cost, micro_batches);
   if (!setting.ok()) return Annotate(setting.status(), path);
   if (!file.model_hash.empty() && file.model_hash != (*setting)->ops.hash) {
     (*setting)->notes.push_back(fmt::format("{}: made for another version of {}", path, (*setting)->ops.name));

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/options.h"
 #include "base/status.h"
+#include "cli/plan_cost_options.h"
 #include "plan/cost_model.h"
 #include "plan/plan_json.h"
 #include "profile/bundle.h"
@@ -21,7 +23,7 @@ struct PlanSettingOptions {
   int nodes = 0;          // 0: as many as the plan needs, or one
   int gpus_per_node = 0;  // 0: as the plan needs, or 8
   double memory_mib = 0;  // of one device; 0: what the profile's device has
-  std::string cost = "calibrated";
+  PlanCostFlags cost;
 
   void Register(OptionTable* table);
 };
@@ -55,6 +57,7 @@ struct PlanSetting {
   std::unique_ptr<plan::ProfileTable> table;
   plan::Cluster cluster;
   std::unique_ptr<plan::CostModel> model;
+  std::optional<plan::CalibratedOptions> cost_options;  // of the calibrated model
   std::string source;
   bool estimated = false;
   std::vector<std::string> notes;
@@ -62,8 +65,8 @@ struct PlanSetting {
 
 // `cluster.memory_limit_mib` 0: the device's; INVALID_ARGUMENT if the profile does not know it.
 StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const PlanProfile& profile, plan::Cluster cluster,
-                                                       const std::string& cost, std::span<const int32_t> micro_batches);
-// For a plan file: cluster and micro-batch are its own where the options do not say.
+                                                       const PlanCostModel& cost, std::span<const int32_t> micro_batches);
+// For a plan file: cluster, micro-batch and options of the cost model are its own where the flags do not say.
 StatusOr<std::unique_ptr<PlanSetting>> SettingOfPlan(const PlanSettingOptions& options, const plan::PlanFile& file,
                                                      const std::string& path);
 

@@ -130,7 +130,7 @@ TEST(PlanTimelines, LeaveOutStagesInTheMiddleOfDeepPipelines) {
 
 TEST(PlanTimelines, SayThatTheParityModelIsAFormula) {
   PlanSettingOptions options;
-  options.cost = "parity";
+  options.cost.name = "parity";
   const Priced priced(2, 4, options);
   const auto timeline = TimelineOf(priced.plan);
   ASSERT_TRUE(timeline.ok());

@@ -35,6 +35,8 @@ class PlanFileVerb : public Verb {
   }
 
  protected:
+  // Which flags were given; before Open.
+  void Note(const VerbContext& context) { options_.cost.Note(*context.options); }
   StatusOr<OpenedPlan> Open(const std::string& path) const {
     OpenedPlan opened;
     TIDEPOOL_ASSIGN_OR_RETURN(opened.file, plan::ReadPlan(path));
@@ -99,6 +101,7 @@ class PredictVerb : public TimelineVerb {
            "Example: tidepool plan predict plan.json --profiles profiled-time-miniset --gpu-memory-mib 12000";
   }
   Status Run(const VerbContext& context) override {
+    Note(context);
     TIDEPOOL_RETURN_IF_ERROR(CheckFiles());
     Json json = Json::array();
     for (size_t i = 0; i < paths_.size(); ++i) {
@@ -135,6 +138,7 @@ class ShowVerb : public TimelineVerb {
            "Example: tidepool plan show plan.json --profiles h100 --timeline-svg plan.svg --trace plan.trace.json";
   }
   Status Run(const VerbContext& context) override {
+    Note(context);
     TIDEPOOL_RETURN_IF_ERROR(CheckFiles());
     Json json = Json::array();
     for (size_t i = 0; i < paths_.size(); ++i) {
@@ -176,11 +180,14 @@ class CompareVerb : public PlanFileVerb {
   std::string path() const override { return "plan compare"; }
   std::string summary() const override { return "Price plans side by side, with what each does differently"; }
   std::string details() const override {
-    return "All plans are priced anew, with the same profile and cost model. RELATIVE is the iteration over that of the first "
-           "plan.\n"
+    return "All plans are priced anew, with the same profile and cost model; each with the options of the cost model that it "
+           "was\n"
+           "made with (the schedule, ZeRO-1, ...), but for those that are given. RELATIVE is the iteration over that of the "
+           "first plan.\n"
            "Example: tidepool plan compare ours.json theirs.json --profiles profiled-time-eurosys --gpu-memory-mib 28000";
   }
   Status Run(const VerbContext& context) override {
+    Note(context);
     std::vector<OpenedPlan> opened;
     std::vector<PricedPlan> plans;
     for (const std::string& path : paths_) {
@@ -199,6 +206,7 @@ class CompareVerb : public PlanFileVerb {
       for (size_t i = 0; i < plans.size(); ++i) {
         Json entry = PricedJson(plans[i]);
         entry["relative"] = plans[i].cost.iteration_ms / plans[0].cost.iteration_ms;
+        entry["cost_options"] = SettingJson(*opened[i].setting)["cost_options"];
         AddBounds(opened[i].file, &entry);
         json["plans"].push_back(std::move(entry));
       }
@@ -210,6 +218,8 @@ class CompareVerb : public PlanFileVerb {
     PrintSummary(plans);
     for (const PricedPlan& priced : plans) {
       fmt::print("\n{}\n", priced.name);
+      const std::string options = priced.setting->cost_options ? CostOptionsText(*priced.setting->cost_options) : "";
+      if (!options.empty()) fmt::print("options: {}\n", options);
       PrintStages(priced);
       for (const plan::PlanFault& fault : priced.faults) fmt::print("fault  {}\n", fault.text);
     }
@@ -247,6 +257,7 @@ class VerifyVerb : public PlanFileVerb {
     table->Add({.key = "plan.check_memory", .help = "The plan must fit into the devices' memory"}, &rules_.check_memory);
   }
   Status Run(const VerbContext& context) override {
+    Note(context);
     Json json = Json::array();
     size_t bad = 0;
     for (const std::string& path : paths_) {

@@ -216,11 +216,83 @@ TEST_F(PlanVerbs, SearchSaysWhatIsWrongOrImpossible) {
   EXPECT_EQ(RunWords({"plan", "--model", root_.Write("x.json", "{"), "--global-batch", "8"}).code, kExitUsage);
 }
 
+TEST_F(PlanVerbs, PlansRememberTheOptionsThatTheyWereMadeWith) {
+  const std::string file = root_.File("plan.json");
+  const Outcome found = RunWords(SmallSearch(
+      {"--zero1", "--sync-overlap", "0.5", "--context-mib", "100", "--out", file, "-o", "json", "--min-stages", "2"}));
+  ASSERT_EQ(found.code, kExitDone) << found.err;
+  EXPECT_EQ(found.json()["setting"]["cost_options"]["zero1"], true);
+  EXPECT_EQ(found.json()["plan"]["cost_options"]["sync_overlap"], 0.5);
+  const auto as_made = RunWords({"plan", "predict", file, "-o", "json"}).json()[0];
+  EXPECT_EQ(as_made["iteration_seconds"], found.json()["iteration_seconds"]);
+  EXPECT_EQ(as_made["memory_mib"], found.json()["memory_mib"]);
+  const auto other = RunWords({"plan", "predict", file, "--context-mib", "0", "--no-zero1", "-o", "json"}).json()[0];
+  EXPECT_EQ(other["setting"]["cost_options"]["zero1"], false);
+  EXPECT_EQ(other["setting"]["cost_options"]["sync_overlap"], 0.5);
+  EXPECT_NE(other["memory_mib"], as_made["memory_mib"]);
+  const Outcome show = RunWords({"plan", "show", file, "--schedule", "zero-bubble"});
+  EXPECT_THAT(show.out, HasSubstr("options      zero-bubble, ZeRO-1, sync overlap 0.5, context MiB 100"));
+  EXPECT_THAT(show.out, HasSubstr("W weight gradients"));
+  EXPECT_THAT(RunWords({"plan", "compare", file, file}).out, HasSubstr("options: ZeRO-1, sync overlap 0.5, context MiB 100"));
+}
+
+TEST_F(PlanVerbs, OtherSchedulesAreSearchedByTheirOwnSearches) {
+  for (const std::vector<std::string>& schedule :
+       {std::vector<std::string>{"--schedule", "zero-bubble"}, {"--schedule", "interleaved", "--chunks", "2"}}) {
+    const std::string file = root_.File("plan.json");
+    std::vector<std::string> words = {"plan", "--model",  "gpt-layers:4", "--global-batch", "32", "--gpus-per-node",
+                                      "4",    "--budget", "2000",         "--min-stages",   "2",  "--out",
+                                      file,   "-o",       "json"};
+    words.insert(words.end(), schedule.begin(), schedule.end());
+    const Outcome found = RunWords(words);
+    ASSERT_EQ(found.code, kExitDone) << found.err;
+    EXPECT_EQ(found.json()["search"], "aceso");
+    EXPECT_EQ(found.json()["plan"]["cost_options"]["schedule"], schedule[1]);
+    EXPECT_EQ(RunWords({"plan", "verify", file}).code, kExitDone);
+    EXPECT_EQ(RunWords({"plan", "predict", file, "-o", "json"}).json()[0]["iteration_seconds"],
+              found.json()["iteration_seconds"]);
+  }
+}
+
+TEST_F(PlanVerbs, ContradictoryOptionsAreRefused) {
+  const std::string file = Written(File(), "a.json");
+  for (const auto& [words, fault] :
+       {std::pair<std::vector<std::string>, const char*>{{"--cost", "parity", "--zero1", "--chunks", "2"},
+                                                         "--chunks, --zero1 with --cost parity; allowed: with --cost calibrated"},
+        {{"--chunks", "2"}, "--chunks is 2 with the schedule 1f1b; allowed: 1, or --schedule interleaved"},
+        {{"--schedule", "zero-bubble", "--chunks", "2"}, "--chunks is 2 with the schedule zero-bubble"},
+        {{"--schedule", "interleaved", "--chunks", "0"}, "chunks is 0; allowed: 1 to 1024"},
+        {{"--schedule", "gpipe"}, "--schedule: schedule 'gpipe'; allowed: 1f1b, interleaved, zero-bubble"},
+        {{"--sync-overlap", "1.5"}, "sync_overlap is 1.5; allowed: 0 to 1"},
+        {{"--memory-margin", "-1"}, "memory_margin is -1; allowed: 0 or more"},
+        {{"--cost", "guess"}, "--cost: 'guess' is no cost model; allowed: calibrated, parity"}}) {
+    for (std::vector<std::string> command :
+         {std::vector<std::string>{"plan", "predict", file}, {"plan", "compare", file}, SmallSearch({})}) {
+      command.insert(command.end(), words.begin(), words.end());
+      const Outcome outcome = RunWords(command);
+      EXPECT_EQ(outcome.code, kExitUsage) << command[1];
+      EXPECT_THAT(outcome.err, HasSubstr(fault));
+    }
+  }
+  EXPECT_THAT(RunWords(SmallSearch({"--schedule", "zero-bubble"})).err,
+              HasSubstr("--search exact with the schedule zero-bubble; allowed: auto, aceso, grid, random"));
+  EXPECT_THAT(RunWords(SmallSearch({"--schedule", "zero-bubble", "--what-if", "gpus=2,4"})).err,
+              HasSubstr("--search exact with"));
+  // Eight micro-batches in three stages.
+  plan::PlanFile three = File();
+  three.plan.stages = {plan::Stage::MakeUniform(0, 20, {}), plan::Stage::MakeUniform(20, 20, {}),
+                       plan::Stage::MakeUniform(40, 15, {})};
+  const Outcome odd = RunWords({"plan", "verify", Written(three, "b.json"), "--schedule", "interleaved"});
+  EXPECT_EQ(odd.code, kExitFailed);
+  EXPECT_THAT(odd.out, HasSubstr("8 micro-batches in an interleaved pipeline; allowed: a multiple of its 3 stages"));
+}
+
 TEST_F(PlanVerbs, SearchThatIsStoppedBeforeItFindsAPlanIsCancelled) {
   auto ops = FindOpList("gpt-layers:4");
   const auto profile = LoadPlanProfile("", *ops, {.micro_batches = {1}, .gpus = 4});
   const int32_t micro_batches[] = {1};
-  const auto setting = MakePlanSetting(*std::move(ops), *profile, {.nodes = 1, .gpus_per_node = 4}, "parity", micro_batches);
+  const auto setting =
+      MakePlanSetting(*std::move(ops), *profile, {.nodes = 1, .gpus_per_node = 4}, {.name = "parity"}, micro_batches);
   ASSERT_TRUE(setting.ok()) << ToString(setting.status());
   VerbContext context;
   context.stopped = [] { return true; };

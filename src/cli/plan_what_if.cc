@@ -79,14 +79,13 @@ StatusOr<std::vector<SweepPoint>> PointsOf(const Sweep& sweep, const plan::Clust
   return points;
 }
 
-Status RunPoint(plan::SearchKind kind, const plan::OpList& ops, const PlanSettingOptions& options, plan::SearchRequest request,
-                const VerbContext& context, SweepPoint* point, std::vector<std::string>* notes) {
+Status RunPoint(plan::SearchKind kind, const plan::OpList& ops, const std::string& profiles, const PlanCostModel& cost,
+                plan::SearchRequest request, const VerbContext& context, SweepPoint* point, std::vector<std::string>* notes) {
   TIDEPOOL_ASSIGN_OR_RETURN(
       PlanProfile profile,
-      LoadPlanProfile(options.profiles, ops, {.micro_batches = request.micro_batches, .gpus = point->cluster.gpus()}));
+      LoadPlanProfile(profiles, ops, {.micro_batches = request.micro_batches, .gpus = point->cluster.gpus()}));
   if (point->links != 1) ScaleLinks(point->links, &profile.bundle);
-  TIDEPOOL_ASSIGN_OR_RETURN(const auto setting,
-                            MakePlanSetting(ops, profile, point->cluster, options.cost, request.micro_batches));
+  TIDEPOOL_ASSIGN_OR_RETURN(const auto setting, MakePlanSetting(ops, profile, point->cluster, cost, request.micro_batches));
   point->cluster = setting->cluster;
   for (const std::string& note : setting->notes) {
     if (std::find(notes->begin(), notes->end(), note) == notes->end()) notes->push_back(note);
@@ -143,23 +142,23 @@ void ScaleLinks(double speed, profile::Bundle* bundle) {
 }
 
 StatusOr<SweepResult> RunSweep(const Sweep& sweep, const PlanSearchOptions& search, const PlanSettingOptions& setting,
-                               double target_throughput, const VerbContext& context) {
-  TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchKind kind, plan::SearchKindFrom(search.search));
+                               const PlanCostModel& cost, double target_throughput, const VerbContext& context) {
+  TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchKind kind, search.Kind(cost.options.schedule));
   TIDEPOOL_ASSIGN_OR_RETURN(const plan::SearchRequest request, search.Request());
   TIDEPOOL_ASSIGN_OR_RETURN(const plan::OpList ops, FindOpList(search.model));
   SweepResult result;
   TIDEPOOL_ASSIGN_OR_RETURN(result.points, PointsOf(sweep, ClusterOf(setting)));
-  const auto cost = [](const SweepPoint& point) {
+  const auto price = [](const SweepPoint& point) {
     return std::tuple(point.cluster.gpus(), point.cluster.memory_limit_mib, point.links);
   };
   for (size_t i = 0; i < result.points.size(); ++i) {
     if (context.stopped()) return Cancelled("stopped after {} of {} clusters", i, result.points.size());
     SweepPoint& point = result.points[i];
-    const Status run = RunPoint(kind, ops, setting, request, context, &point, &result.notes);
+    const Status run = RunPoint(kind, ops, setting.profiles, cost, request, context, &point, &result.notes);
     if (!run.ok())
       return Annotate(run, fmt::format("{} devices of {:.0f} MiB", point.cluster.gpus(), point.cluster.memory_limit_mib));
     const bool reaches = point.status.ok() && target_throughput > 0 && point.throughput >= target_throughput;
-    if (reaches && (result.cheapest < 0 || cost(point) < cost(result.points[static_cast<size_t>(result.cheapest)]))) {
+    if (reaches && (result.cheapest < 0 || price(point) < price(result.points[static_cast<size_t>(result.cheapest)]))) {
       result.cheapest = static_cast<int>(i);
     }
   }

@@ -39,7 +39,7 @@ struct SweepResult {
 
 // Searches at every point. Axes that were not given have the options' value.
 StatusOr<SweepResult> RunSweep(const Sweep& sweep, const PlanSearchOptions& search, const PlanSettingOptions& setting,
-                               double target_throughput, const VerbContext& context);
+                               const PlanCostModel& cost, double target_throughput, const VerbContext& context);
 
 nlohmann::ordered_json SweepJson(const SweepResult& result, double target_throughput);
 void PrintSweep(const SweepResult& result, double target_throughput);

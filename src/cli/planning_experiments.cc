@@ -78,7 +78,7 @@ StatusOr<ExperimentReport> Prices(const ExperimentContext& context) {
                                .nodes = expected.cluster.nodes,
                                .gpus_per_node = expected.cluster.gpus_per_node,
                                .memory_mib = expected.cluster.memory_limit_mib,
-                               .cost = "parity"};
+                               .cost = {.name = "parity"}};
     TIDEPOOL_ASSIGN_OR_RETURN(const auto setting, SettingOfPlan(options, file, path));
     const std::string name = fs::path(path).stem().string();
     TIDEPOOL_ASSIGN_OR_RETURN(const PricedPlan priced, PriceOf(name, file.plan, *setting));

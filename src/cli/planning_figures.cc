@@ -142,7 +142,7 @@ StatusOr<Found> SearchSetting(const ExperimentContext& context, const std::strin
   TIDEPOOL_ASSIGN_OR_RETURN(plan::OpList ops, FindOpList(peer.model));
   TIDEPOOL_ASSIGN_OR_RETURN(const PlanProfile profile, LoadPlanProfile(root + "/" + peer.profiles, ops, {}));
   TIDEPOOL_ASSIGN_OR_RETURN(const auto setting,
-                            MakePlanSetting(std::move(ops), profile, peer.cluster, "parity", peer.micro_batches));
+                            MakePlanSetting(std::move(ops), profile, peer.cluster, {.name = "parity"}, peer.micro_batches));
   plan::SearchRequest request{.global_batch = peer.global_batch, .micro_batches = peer.micro_batches, .threads = context.threads};
   request.wall_limit = kLongestSearch;
   request.stopped = context.stopped;

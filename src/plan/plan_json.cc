@@ -158,6 +158,66 @@ class Reader {
   const std::string& file_;
 };
 
+// Names and places of the calibrated model's options.
+constexpr std::pair<const char*, double CalibratedOptions::*> kNumberOptions[] = {
+    {"transfer_overlap", &CalibratedOptions::transfer_overlap}, {"sync_overlap", &CalibratedOptions::sync_overlap},
+    {"memory_margin", &CalibratedOptions::memory_margin},       {"noise_factor", &CalibratedOptions::noise_factor},
+    {"context_mib", &CalibratedOptions::context_mib},           {"memory_bytes_per_s", &CalibratedOptions::memory_bytes_per_s}};
+constexpr std::pair<const char*, bool CalibratedOptions::*> kFlagOptions[] = {
+    {"zero1", &CalibratedOptions::zero1}, {"sequence_parallel", &CalibratedOptions::sequence_parallel}};
+
+Status ReadCostOption(const std::string& name, const Json& value, CalibratedOptions* options) {
+  const auto fault = [&](const char* allowed) {
+    const std::string shown =
+        value.is_structured() ? value.type_name() : value.dump(-1, ' ', true, Json::error_handler_t::replace);
+    return InvalidArgument("{} is {}; allowed: {}", name.substr(0, 80), shown.substr(0, 80), allowed);
+  };
+  if (name == "schedule") {
+    if (!value.is_string()) return fault("1f1b, interleaved, zero-bubble");
+    TIDEPOOL_ASSIGN_OR_RETURN(options->schedule, PipelineScheduleFrom(value.get<std::string>().substr(0, 80)));
+    return {};
+  }
+  if (name == "chunks") {
+    if (!value.is_number_integer() || value.get<int64_t>() < 1 || value.get<int64_t>() > 1024)
+      return fault("an integer from 1 to 1024");
+    options->chunks = static_cast<int32_t>(value.get<int64_t>());
+    return {};
+  }
+  for (const auto& [key, member] : kNumberOptions) {
+    if (name != key) continue;
+    if (!value.is_number()) return fault("a number");
+    options->*member = value.get<double>();
+    return {};
+  }
+  for (const auto& [key, member] : kFlagOptions) {
+    if (name != key) continue;
+    if (!value.is_boolean()) return fault("true or false");
+    options->*member = value.get<bool>();
+    return {};
+  }
+  return InvalidArgument("{} is unknown to this version", name.substr(0, 80));
+}
+
+// What is not there has its default.
+Status ReadCostOptions(const Reader& reader, PlanFile* file) {
+  constexpr char kKey[] = "cost_options";
+  if (!reader.Has(kKey)) return {};
+  TIDEPOOL_ASSIGN_OR_RETURN(const Json* value, reader.Get(kKey));
+  if (!value->is_object()) return reader.Fault(kKey, "is {}; allowed: an object", value->type_name());
+  if (file->cost_model != "calibrated") {
+    return reader.Fault(kKey, "is there with cost_model '{}'; allowed: with 'calibrated'", file->cost_model.substr(0, 80));
+  }
+  CalibratedOptions options;
+  for (const auto& [name, entry] : value->items()) {
+    const Status read = ReadCostOption(name, entry, &options);
+    if (!read.ok()) return reader.Fault(kKey, "{}", MessageOf(read));
+  }
+  const Status valid = Validate(options);
+  if (!valid.ok()) return reader.Fault(kKey, "{}", MessageOf(valid));
+  file->cost_options = options;
+  return {};
+}
+
 Status ReadModel(const Reader& reader, PlanFile* file) {
   TIDEPOOL_ASSIGN_OR_RETURN(file->model_name, reader.Text("model_name"));
   TIDEPOOL_ASSIGN_OR_RETURN(file->model_size, reader.Text("model_size"));
@@ -178,6 +238,7 @@ Status ReadModel(const Reader& reader, PlanFile* file) {
     if (!reader.Has(key)) continue;
     TIDEPOOL_ASSIGN_OR_RETURN(*value, reader.Text(key));
   }
+  TIDEPOOL_RETURN_IF_ERROR(ReadCostOptions(reader, file));
   TIDEPOOL_ASSIGN_OR_RETURN(file->upper_bound_seconds, reader.Seconds("upper_bound_seconds"));
   TIDEPOOL_ASSIGN_OR_RETURN(file->lower_bound_seconds, reader.Seconds("lower_bound_seconds"));
   return {};
@@ -306,11 +367,19 @@ StatusOr<PlanFile> ReadPlan(const std::string& path) {
   return ParsePlan(text.str(), path);
 }
 
+OrderedJson CalibratedOptionsJson(const CalibratedOptions& options) {
+  OrderedJson json = {{"schedule", NameOf(options.schedule)}, {"chunks", options.chunks}};
+  for (const auto& [key, member] : kNumberOptions) json[key] = options.*member;
+  for (const auto& [key, member] : kFlagOptions) json[key] = options.*member;
+  return json;
+}
+
 std::string FormatPlan(const PlanFile& file, const OpList& ops) {
   OrderedJson json;
   json["schema"] = kPlanSchema;
   json["model"] = file.model.empty() ? ops.name : file.model;
   if (!file.cost_model.empty()) json["cost_model"] = file.cost_model;
+  if (file.cost_options) json["cost_options"] = CalibratedOptionsJson(*file.cost_options);
   json["model_hash"] = ops.hash;
   if (!file.database_hash.empty()) json["database_hash"] = file.database_hash;
   if (file.upper_bound_seconds) json["upper_bound_seconds"] = *file.upper_bound_seconds;

@@ -8,6 +8,9 @@
 #include <string_view>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
+#include "plan/calibrated_cost_model.h"
 #include "plan/op_list.h"
 #include "plan/plan.h"
 
@@ -24,6 +27,7 @@ struct PlanFile {
   int32_t schema = 0;
   std::string model;       // op list: "gpt:1.3b", or the spec of a graph
   std::string cost_model;  // what the bounds were computed with: "parity", "calibrated"
+  std::optional<CalibratedOptions> cost_options;  // of the calibrated model that the plan was made with
   std::string model_hash, database_hash;
   std::optional<double> upper_bound_seconds;  // iteration time of this plan
   std::optional<double> lower_bound_seconds;  // no plan is faster
@@ -34,13 +38,16 @@ struct PlanFile {
 
 // INVALID_ARGUMENT names `file`, line, key and entry: not JSON, nested too deeply, a key missing or twice, of a wrong type, out
 // of range, lists whose lengths do not agree, splits of one stage with different numbers of devices, a schema that is newer than
-// ours. Unknown keys are ignored. Bounds: 64 MiB, 65536 stages, a million ops.
+// ours, options of the cost model that contradict each other. Unknown keys are ignored, but for those of the cost model's
+// options. Bounds: 64 MiB, 65536 stages, a million ops.
 StatusOr<PlanFile> ParsePlan(std::string_view text, const std::string& file);
 StatusOr<PlanFile> ReadPlan(const std::string& path);  // NOT_FOUND: no such file
 
 // The file's text: our keys first, then those of the published planner. `file.plan` must be one of `ops`; model names, hashes of
 // the model and derived keys come from `ops`.
 std::string FormatPlan(const PlanFile& file, const OpList& ops);
+// Every option by its name, as it stands in plan files.
+nlohmann::ordered_json CalibratedOptionsJson(const CalibratedOptions& options);
 // Writes beside `path` and renames. UNAVAILABLE with the path.
 Status WritePlan(const PlanFile& file, const OpList& ops, const std::string& path);
 

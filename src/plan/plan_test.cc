@@ -167,6 +167,34 @@ std::string Refusal(const std::string& text) {
   return MessageOf(file.status());
 }
 
+TEST(PlanFile, OptionsOfTheCostModelAreReadBack) {
+  std::mt19937 random(2);
+  const auto problem = Problem(random);
+  const auto plan = RandomPlan(random, *problem->model, 4, false);
+  ASSERT_NE(plan, nullptr);
+  PlanFile file;
+  file.plan = *plan;
+  file.cost_model = "calibrated";
+  file.cost_options = CalibratedOptions{.schedule = PipelineSchedule::kInterleaved,
+                                        .chunks = 3,
+                                        .transfer_overlap = 0.25,
+                                        .sync_overlap = 0.5,
+                                        .zero1 = true,
+                                        .sequence_parallel = true,
+                                        .memory_bytes_per_s = 1e12,
+                                        .memory_margin = 0.1,
+                                        .noise_factor = 2,
+                                        .context_mib = 300};
+  const std::string text = FormatPlan(file, problem->ops);
+  const auto read = ParsePlan(text, "p.json");
+  ASSERT_TRUE(read.ok()) << ToString(read.status());
+  ASSERT_TRUE(read->cost_options.has_value());
+  EXPECT_EQ(read->cost_options->chunks, 3);
+  EXPECT_EQ(FormatPlan(*read, problem->ops), text);
+  file.cost_options = std::nullopt;
+  EXPECT_FALSE(ParsePlan(FormatPlan(file, problem->ops), "p.json")->cost_options.has_value());
+}
+
 TEST(PlanFile, FilesOfThePublishedPlannerAreRead) {
   const auto file = ParsePlan(kFile, "p.json");
   ASSERT_TRUE(file.ok()) << ToString(file.status());
@@ -208,11 +236,33 @@ TEST(PlanFile, FaultsNameFileLineAndKey) {
   EXPECT_THAT(MessageOf(WritePlan({}, OpList(), "/no/folder/plan.json")), HasSubstr("'/no/folder/plan.json'"));
 }
 
+TEST(PlanFile, FaultsInOptionsOfTheCostModelAreNamed) {
+  const auto refusal = [](const std::string& options, const std::string& model = "calibrated") {
+    return Refusal(
+        Replaced("\"model_name\": \"gpt\",", "\"schema\": 1, \"model\": \"x\", \"model_name\": \"gpt\", \"cost_model\": \"" +
+                                                 model + "\",\n\"cost_options\": " + options + ","));
+  };
+  EXPECT_EQ(refusal("3"), "p.json:3: key 'cost_options': is number; allowed: an object");
+  EXPECT_EQ(refusal("{}", "parity"),
+            "p.json:3: key 'cost_options': is there with cost_model 'parity'; allowed: with 'calibrated'");
+  EXPECT_EQ(refusal("{\"zero1\": 1}"), "p.json:3: key 'cost_options': zero1 is 1; allowed: true or false");
+  EXPECT_EQ(refusal("{\"zero3\": true}"), "p.json:3: key 'cost_options': zero3 is unknown to this version");
+  EXPECT_EQ(refusal("{\"chunks\": 0}"), "p.json:3: key 'cost_options': chunks is 0; allowed: an integer from 1 to 1024");
+  EXPECT_EQ(refusal("{\"chunks\": 2}"), "p.json:3: key 'cost_options': chunks is 2; allowed: 1, if not interleaved");
+  EXPECT_EQ(refusal("{\"sync_overlap\": \"all\"}"), "p.json:3: key 'cost_options': sync_overlap is \"all\"; allowed: a number");
+  EXPECT_EQ(refusal("{\"sync_overlap\": 2}"), "p.json:3: key 'cost_options': sync_overlap is 2; allowed: 0 to 1");
+  EXPECT_EQ(refusal("{\"schedule\": \"gpipe\"}"),
+            "p.json:3: key 'cost_options': schedule 'gpipe'; allowed: 1f1b, interleaved, zero-bubble");
+}
+
 TEST(PlanFile, MutatedFilesNeverCrashTheReader) {
   std::mt19937 random(3);
+  const std::string ours = Replaced("\"model_name\": \"gpt\",",
+                                    R"("schema": 1, "model": "x", "model_name": "gpt", "cost_model": "calibrated",
+                                    "cost_options": {"schedule": "interleaved", "chunks": 2, "zero1": true, "context_mib": 1.5},)");
   int accepted = 0, refused = 0;
   for (int i = 0; i < 20000; ++i) {
-    std::string text = kFile;
+    std::string text = i % 2 == 0 ? kFile : ours;
     const int edits = 1 + static_cast<int>(random() % 3);
     for (int e = 0; e < edits; ++e) {
       const size_t at = random() % text.size();

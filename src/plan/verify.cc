@@ -55,6 +55,10 @@ class Verifier {
       Report(Kind::kBatch, -1, -1,
              "the micro-batch is {}; allowed: a divisor of the global batch, {} ({} samples would be dropped)", plan_.micro_batch,
              plan_.global_batch, plan_.global_batch % plan_.micro_batch);
+    } else if (const auto stages = std::ssize(plan_.stages); model_.pipeline().schedule == PipelineSchedule::kInterleaved &&
+                                                             stages > 0 && plan_.micro_batches() % stages != 0) {
+      Report(Kind::kBatch, -1, -1, "{} micro-batches in an interleaved pipeline; allowed: a multiple of its {} stages",
+             plan_.micro_batches(), stages);
     }
   }
 
