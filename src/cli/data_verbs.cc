@@ -1,5 +1,7 @@
-// Verbs of data sets: data show, check, pack; and bench loader. data load and data share are in data_load_verbs.cc.
+// Verbs of data sets: data show, check, pack, make; and bench loader. data load and data share are in data_load_verbs.cc.
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "base/fd.h"
 #include "base/units.h"
@@ -170,6 +172,63 @@ class DataPackVerb : public DataVerb {
   std::vector<std::string> output_;
 };
 
+class DataMakeVerb : public Verb {
+ public:
+  std::string path() const override { return "data make"; }
+  std::string summary() const override { return "Make a folder of JPEG pictures, to try things without a data set"; }
+  std::string details() const override {
+    return "Pictures of about 500 x 375 pixels with detail at all scales, in FOLDER/<class>/<number>.jpg: the same for the same "
+           "seed. "
+           "They\ndecode as photographs do; what is on them means nothing.\n\n"
+           "  tidepool data make pictures --pictures 2000";
+  }
+  std::vector<Positional> positionals() override {
+    return {{.name = "FOLDER", .help = "New, or empty", .values = &folder_, .min = 1}};
+  }
+  void Register(OptionTable* table) override {
+    table->Add({.key = "make.pictures", .help = "How many"}, &pictures_);
+    table->Add({.key = "make.classes", .help = "Folders that they are dealt to"}, &classes_);
+    table->Add({.key = "make.quality", .help = "JPEG quality, 1 to 100"}, &quality_);
+    table->Add({.key = "make.seed", .help = "Seed of the pictures"}, &seed_);
+  }
+  Status Run(const VerbContext& context) override {
+    constexpr int64_t kMostPictures = 10'000'000, kMostClasses = 100'000;
+    if (pictures_ < 1 || pictures_ > kMostPictures || classes_ < 1 || classes_ > kMostClasses || quality_ < 1 || quality_ > 100) {
+      return InvalidArgument("{} pictures in {} classes of quality {}; allowed: 1 to {}, 1 to {}, 1 to 100", pictures_, classes_,
+                             quality_, kMostPictures, kMostClasses);
+    }
+    std::error_code failed;
+    std::filesystem::create_directories(folder_[0], failed);
+    if (failed) return ErrnoError(failed.value(), fmt::format("making the folder '{}'", folder_[0]));
+    const bool empty = std::filesystem::is_empty(folder_[0], failed);
+    if (failed) return ErrnoError(failed.value(), fmt::format("looking into '{}'", folder_[0]));
+    if (!empty) return AlreadyExists("'{}' is not empty; allowed: a new or an empty folder", folder_[0]);
+    ProgressLine line(context);
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < pictures_; ++i) {
+      if (context.stopped()) return Cancelled("stopped after {} of {} pictures", i, pictures_);
+      const std::string folder = fmt::format("{}/{:05}", folder_[0], i % classes_);
+      if (i < classes_) std::filesystem::create_directory(folder, failed);
+      if (failed) return ErrnoError(failed.value(), fmt::format("making the folder '{}'", folder));
+      const std::string picture = BenchPicture(seed_ + static_cast<uint64_t>(i), static_cast<int>(quality_));
+      TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(fmt::format("{}/{:08}.jpg", folder, i), picture));
+      bytes += std::ssize(picture);
+      if (i % 16 == 0) line.Show(fmt::format("{} of {} pictures", i, pictures_));
+    }
+    if (context.output == OutputFormat::kJson) {
+      PrintJson({{"folder", folder_[0]}, {"pictures", pictures_}, {"classes", std::min(classes_, pictures_)}, {"bytes", bytes}});
+    } else {
+      fmt::print("{} pictures, {}, in '{}'\n", pictures_, FormatBytes(bytes), folder_[0]);
+    }
+    return {};
+  }
+
+ private:
+  std::vector<std::string> folder_;
+  int64_t pictures_ = 1000, classes_ = 10, quality_ = 85;
+  uint64_t seed_ = 1;
+};
+
 class BenchLoaderVerb : public Verb {
  public:
   std::string path() const override { return "bench loader"; }
@@ -223,6 +282,7 @@ void AddDataVerbs(VerbList* verbs) {
   verbs->push_back(std::make_unique<DataShowVerb>());
   verbs->push_back(std::make_unique<DataCheckVerb>());
   verbs->push_back(std::make_unique<DataPackVerb>());
+  verbs->push_back(std::make_unique<DataMakeVerb>());
   AddDataLoadVerbs(verbs);
   verbs->push_back(std::make_unique<BenchLoaderVerb>());
 }

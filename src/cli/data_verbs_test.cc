@@ -58,6 +58,25 @@ TEST_F(DataVerbs, PackThenShowAndCheckGiveTheSamePictures) {
   EXPECT_THAT(RunWords({"data", "show", in()}).out, HasSubstr("records      6\nclasses      2\n"));
 }
 
+TEST_F(DataVerbs, MakeGivesTheSameReadablePicturesForASeedAndLeavesFullFoldersAlone) {
+  const auto make = [&](const std::string& folder) {
+    return RunWords(
+        {"data", "make", root_.path() + "/" + folder, "--pictures", "5", "--classes", "2", "--seed", "7", "-o", "json"});
+  };
+  const Outcome made = make("a/b");
+  ASSERT_EQ(made.code, kExitDone) << made.err;
+  EXPECT_EQ(made.json()["pictures"], 5);
+  const Outcome checked = RunWords({"data", "check", root_.path() + "/a/b", "-o", "json"});
+  ASSERT_EQ(checked.code, kExitDone) << checked.err;
+  EXPECT_EQ(checked.json()["faulty"], 0);
+  EXPECT_EQ(RunWords({"data", "show", root_.path() + "/a/b", "-o", "json"}).json()["classes"], 2);
+  ASSERT_EQ(make("c").code, kExitDone);
+  EXPECT_EQ(ReadFile(root_.path() + "/a/b/00001/00000003.jpg", 1 << 20).value(),
+            ReadFile(root_.path() + "/c/00001/00000003.jpg", 1 << 20).value());
+  EXPECT_THAT(make("c").err, HasSubstr("/c' is not empty; allowed: a new or an empty folder"));
+  EXPECT_THAT(RunWords({"data", "make", root_.path() + "/d", "--quality", "0"}).err, HasSubstr("quality 0; allowed: 1 to"));
+}
+
 TEST_F(DataVerbs, CheckNamesFaultyPicturesAndFails) {
   fs::resize_file(files_[4], fs::file_size(files_[4]) - 40);
   const Outcome checked = RunWords({"data", "check", in(), "-o", "json"});

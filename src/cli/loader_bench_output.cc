@@ -65,7 +65,7 @@ std::string ToText(const LoaderBenchResult& result) {
   for (const DiskRate& rate : result.disk) text += fmt::format("{:<34}{:>22.0f} MB/s\n", rate.what, rate.bytes_per_s / 1e6);
   if (!result.fio_absent.empty()) text += fmt::format("fio is absent: {}\n", result.fio_absent);
   text += "\n";
-  for (const auto& [name, ratio] : result.ratios) text += fmt::format("{:<46}{:>10.2f}\n", name, ratio);
+  for (const auto& [name, ratio] : result.ratios) text += fmt::format("{:<56}{:>10.2f}\n", name, ratio);
   if (!text.empty()) text.pop_back();
   return text;
 }

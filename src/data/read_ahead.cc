@@ -17,6 +17,8 @@ namespace {
 constexpr size_t kMostPending = size_t{1} << 16;
 // How long one thread stays in the kernel collecting completions before it looks at its own deadline.
 constexpr absl::Duration kReapSlice = absl::Seconds(1);
+// What the kernel reads ahead of a buffered read by itself. Of larger units it would fetch one such window after the other.
+constexpr int64_t kKernelReadAhead = 128 * kKiB;
 
 }  // namespace
 
@@ -178,6 +180,9 @@ void ReadAhead::StartReading(const UnitPtr& unit) {
   unit->buffer = *std::move(buffer);
   Hold(unit.get(), unit->plan.size);
   unit->state = State::kReading;
+  if (!unit->opened->direct && unit->plan.size > kKernelReadAhead) {
+    ::posix_fadvise(unit->opened->fd.get(), unit->plan.start, unit->plan.size, POSIX_FADV_WILLNEED);
+  }
   const uint64_t tag = next_tag_++;
   Launch(
       unit,

@@ -1,9 +1,22 @@
 #include "data/storage_model_source.h"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <utility>
 
 namespace tidepool::data {
+namespace {
+
+// A thread that sleeps until the model's moment wakes then, not up to 50 us later in company of others: that is a tenth of what a
+// read takes on a fast disk.
+void SharpenTimers() {
+  static thread_local bool done = false;
+  if (std::exchange(done, true)) return;
+  ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+}
+
+}  // namespace
 
 Status PacedSourceOptions::Validate() const {
   TIDEPOOL_RETURN_IF_ERROR(storage.Validate());
@@ -111,6 +124,7 @@ void PacedSource::WaitFor(absl::Time begin, absl::Time arrival) const {
     stats_.waited += due - begin;
     if (now > due) stats_.beyond += now - due;
   }
+  SharpenTimers();
   options_.clock->SleepUntil(arrival);
 }
 
