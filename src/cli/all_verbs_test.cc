@@ -109,6 +109,37 @@ TEST_F(EveryVerb, IsInTheConfigurationThatIsPrinted) {
   EXPECT_EQ(values(printed.out), values(again.out));
 }
 
+// serve, up, demo and train take the same names of devices, and refuse the same ones before anything is started.
+TEST_F(EveryVerb, ThatRunsADeviceTakesTheSameNames) {
+  testing::TempDir folder;
+  int verbs = 0;
+  for (const auto& verb : verbs_) {
+    if (verb->path() == "config print") continue;  // has everybody's options
+    OptionTable table;
+    RegisterAll(verb.get(), &table);
+    const OptionTable::Entry* flag = table.FindFlag("device");
+    if (flag == nullptr || !std::set<std::string>{"node.device", "demo.device", "train.device"}.contains(flag->info.key))
+      continue;
+    ++verbs;
+    EXPECT_EQ(flag->default_value, "host") << verb->path();
+    EXPECT_THAT(flag->info.help, HasSubstr("emulated:PROFILE")) << verb->path();
+    const auto run = [&](const std::string& device) {
+      std::vector<std::string> words = {verb->path(), "--device", device};
+      if (table.FindFlag("model-repository") != nullptr) words.insert(words.end(), {"--model-repository", folder.path()});
+      if (table.FindFlag("data") != nullptr) words.insert(words.end(), {"--data", "text:" + folder.File("none")});
+      const Outcome outcome = RunWords(words);
+      EXPECT_NE(outcome.code, kExitDone) << verb->path() << " " << device;
+      return outcome.err;
+    };
+    EXPECT_THAT(run("v100"), HasSubstr("device name 'v100' is unknown; allowed: host, cuda:<index>, emulated:<profile>"))
+        << verb->path();
+    EXPECT_THAT(run("emulated:h200x8"), HasSubstr("means 8 devices; a node or a training job runs one device")) << verb->path();
+    EXPECT_THAT(run("emulated:nothing"), HasSubstr("there is no profile 'nothing'")) << verb->path();
+    EXPECT_THAT(run("emulated:v100,clock=virtual"), HasSubstr("allowed here: real")) << verb->path();
+  }
+  EXPECT_EQ(verbs, 4);
+}
+
 TEST_F(EveryVerb, IsInEachCompletion) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     auto script = CompletionScript(shell, verbs_);

@@ -7,6 +7,7 @@
 #include "base/units.h"
 #include "cli/demo_figures.h"
 #include "cli/demo_report.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cli {
 namespace {
@@ -44,6 +45,42 @@ std::string Row(const DemoRun& run) {
                      f.loads, f.violations);
 }
 
+nlohmann::json EmulationJson(const cluster::EmulationStatus& emulation, const train::TrainProgress& training) {
+  const auto busy = [&](device::EngineKind engine) { return absl::ToDoubleSeconds(emulation.report.busy.at(engine)); };
+  return {{"profile", emulation.properties.profile},
+          {"times", emulation.properties.estimated ? "estimated" : "measured"},
+          {"source", emulation.properties.profile_source},
+          {"elapsed_s", absl::ToDoubleSeconds(emulation.report.elapsed)},
+          {"compute_busy_s", busy(device::EngineKind::kCompute)},
+          {"host_to_device_busy_s", busy(device::EngineKind::kHostToDevice)},
+          {"train_device_s", training.device_seconds},
+          {"train_device_samples_per_s", training.device_samples_per_s},
+          {"host_limited", emulation.report.host_limited},
+          {"host_limited_reason", emulation.report.host_limited_reason}};
+}
+
+std::string EmulationText(const DemoResult& result) {
+  const cluster::EmulationStatus& emulation = *result.main.emulation;
+  const train::TrainProgress& training = result.main.training.latest;
+  const auto busy = [&](device::EngineKind engine) { return tidepool::FormatDuration(emulation.report.busy.at(engine)); };
+  std::string text = fmt::format(
+      "  emulated    {}: {}\n              of {}: {} busy computing ({} of it in training), {} copying models to it\n",
+      result.settings.device, device::emulated::Describe(emulation.properties),
+      tidepool::FormatDuration(emulation.report.elapsed), busy(device::EngineKind::kCompute),
+      tidepool::FormatDuration(absl::Seconds(training.device_seconds)), busy(device::EngineKind::kHostToDevice));
+  if (training.device_samples_per_s > 0) {
+    text += fmt::format("              training at the device's pace: {:.1f} samples/s\n", training.device_samples_per_s);
+  }
+  if (emulation.report.host_limited) {
+    text += fmt::format(
+        "  HOST-LIMITED  this machine computes slower than the emulated device, so latencies and samples/s above are this "
+        "machine's:\n"
+        "              {}\n",
+        emulation.report.host_limited_reason);
+  }
+  return text;
+}
+
 // Lanes of the trace.
 constexpr int kServing = 1, kTraining = 2, kPool = 3;
 
@@ -64,6 +101,9 @@ std::string DemoJson(const DemoResult& result) {
   json["seconds"] = absl::ToDoubleSeconds(result.settings.length);
   json["seed"] = result.settings.seed;
   json["machine"] = result.machine;
+  json["device"] = result.settings.device;
+  if (const auto& emulation = result.main.emulation; emulation.has_value())
+    json["emulation"] = EmulationJson(*emulation, result.main.training.latest);
   json["models"] = result.settings.data.models.size();
   json["model_bytes"] = result.settings.data.model_bytes;
   json["training_bytes_estimated"] = result.training_bytes_estimate;
@@ -99,6 +139,7 @@ std::string DemoText(const DemoResult& result) {
   for (const auto& [name, value] : main.parts_ms) text += fmt::format("  {} {:.2f}/{:.2f}", name, value.p50, value.p99);
   text += fmt::format("\n  memory      peak {} of {} granted, {} violations; {} micro-batches thrown away\n", FormatBytes(main.peak_granted_bytes),
                       FormatBytes(main.capacity_bytes), main.violations, main.aborts);
+  if (const auto& emulation = result.main.emulation; emulation.has_value()) text += EmulationText(result);
   if (!result.main.load.kept_up) text += "  note        the load generator itself was late: latencies hold its own delay too\n";
   for (const StaticSplit& split : result.static_splits) {
     text += fmt::format(

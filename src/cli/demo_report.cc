@@ -5,6 +5,7 @@
 
 #include "base/units.h"
 #include "cli/demo_figures.h"
+#include "device/emulated/emulated_device.h"
 #include "report/html.h"
 #include "report/plot.h"
 
@@ -229,6 +230,13 @@ Status WriteDemoReport(const DemoResult& result, const std::string& path) {
                    {.value = fmt::format("{:.1f} ms", f.handover_ms.p99), .label = "p99 handover", .note = fmt::format("{} handovers, limit {:.1f} ms", f.handovers, HandoverLimitMs(f)), .bad = f.handover_ms.p99 > HandoverLimitMs(f)},
                    {.value = fmt::format("{:.0f} %", f.accuracy_last * 100), .label = "accuracy", .note = fmt::format("from {:.0f} %", f.accuracy_first * 100)},
                    {.value = std::to_string(f.violations), .label = "violations of the page ledger", .note = fmt::format("peak {} granted", FormatBytes(f.peak_granted_bytes)), .bad = f.violations > 0}});
+  if (run.emulation.has_value()) {
+    page.AddParagraph(fmt::format(
+        "Emulated device {}: {}.{}", result.settings.device, device::emulated::Describe(run.emulation->properties),
+        run.emulation->report.host_limited ? " Host-limited: latencies and rates are this machine's, not the device's: " +
+                                                 run.emulation->report.host_limited_reason + "."
+                                           : ""));
+  }
   page.AddTable(ComparisonTable(result));
   if (!run.load.kept_up) page.AddParagraph("The load generator itself was late: the latencies below hold its own delay too.");
   page.AddHeading("Memory");

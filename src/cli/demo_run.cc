@@ -7,6 +7,7 @@
 #include "api/api.h"
 #include "base/units.h"
 #include "cli/demo_figures.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cli {
 namespace {
@@ -23,6 +24,7 @@ int HalfOfTheCores() { return std::max(1, static_cast<int>(std::thread::hardware
 
 cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mode, double static_train_fraction) {
   cluster::NodeOptions options;
+  options.device.name = settings.device;
   options.device.capacity_bytes = settings.capacity_bytes;
   if (mode == serve::Mode::kStatic) options.static_train_fraction = static_train_fraction;
   if (mode == serve::Mode::kColocate) {
@@ -137,6 +139,9 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
   TIDEPOOL_ASSIGN_OR_RETURN(
       const std::unique_ptr<api::Api> front,
       api::Api::Start(&node->server(), &node->broker(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
+  if (const auto emulation = node->emulation(); emulation.has_value() && !plan->made) {
+    say(fmt::format("{}: {}", settings.device, device::emulated::Describe(emulation->properties)));
+  }
   if (!plan->made) {
     TIDEPOOL_RETURN_IF_ERROR(MakePlan(settings, node.get(), plan));
     say(fmt::format(
@@ -178,6 +183,7 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
   const pool::PoolStats pool = node->broker().Stats();
   run.models = node->server().Models();
   run.training = node->training();
+  run.emulation = node->emulation();
   front->BeginDrain();
   const Status stopped = node->Stop();
   front->Shutdown(Clock::Real()->Now() + absl::Seconds(5));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ namespace tidepool::cli {
 
 struct DemoSettings {
   DemoData data;
+  std::string device = "host";  // as device/device.h names them
   int64_t capacity_bytes = int64_t{200} << 20;
   absl::Duration length = absl::Seconds(45);  // of the load
   uint64_t seed = 1;
@@ -67,6 +69,7 @@ struct DemoRun {
   std::vector<serve::ModelStatus> models;
   absl::Time start, end;  // of the load
   cluster::TrainStatus training;
+  std::optional<cluster::EmulationStatus> emulation;  // at the load's end
 };
 
 // The network that is trained.

@@ -95,6 +95,7 @@ class DemoVerb : public Verb {
         [this] { return std::string(serve::Name(mode_)); });
     table->Add({.key = "demo.keep", .help = "Keep models and pictures in DIR/data for the next run"}, &keep_);
     table->Add({.key = "demo.seed", .help = "Seed of weights, pictures, training and load"}, &settings_.seed);
+    table->Add({.key = "demo.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &settings_.device);
     table->Add({.key = "demo.capacity", .help = "Memory of the device"}, BytesField{&settings_.capacity_bytes});
     table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: all cores", .advanced = true},
                &settings_.worker_threads);
@@ -152,6 +153,14 @@ Status DemoVerb::Validate() const {
     faults.push_back(fmt::format("--zipf is {}; allowed: 0 to 5", settings_.zipf));
   if (!(static_fraction_ >= 0 && static_fraction_ < 1))
     faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (several, the best is kept) to below 1", static_fraction_));
+  const auto device = device::CheckOneDevice({.name = settings_.device, .capacity_bytes = settings_.capacity_bytes}, 0);
+  if (!device.ok()) {
+    faults.push_back("--device: " + MessageOf(device.status()));
+  } else if (!device->computes) {
+    faults.push_back(
+        fmt::format("--device is '{}', which only keeps time; the demo trains, which takes results. Allowed: mode=functional",
+                    settings_.device));
+  }
   if (faults.empty()) return {};
   return InvalidArgument("{}", JoinText(faults, "\n"));
 }

@@ -110,11 +110,24 @@ StatusOr<std::string> StatusText(const std::string& text) {
                      FormatBytes(Whole(pool, "total_pages") * page), FormatBytes(Whole(pool, "free_pages") * page),
                      FormatBytes(Whole(pool, "returning_pages") * page), FormatBytes(Whole(pool, "dirty_pages") * page),
                      FormatBytes(Whole(pool, "peak_granted_pages") * page), Whole(pool, "violations"));
+  if (const auto emulation = status.find("emulation"); emulation != status.end() && emulation->is_object()) {
+    out += fmt::format("device  {}: {}\n        emulated {:.0f} s: compute busy {:.3f} s, copies to it {:.3f} s\n",
+                       Text(status, "device"), Text(*emulation, "description"), Number(*emulation, "elapsed_s"),
+                       Number(*emulation, "compute_busy_s"), Number(*emulation, "host_to_device_busy_s"));
+    if (emulation->value("host_limited", json(false)) == json(true)) {
+      out += fmt::format("        HOST-LIMITED: latencies and rates are this machine's, not the device's: {}\n",
+                         Text(*emulation, "host_limited_reason"));
+    }
+  }
   if (const auto training = status.find("training"); training != status.end() && training->is_object()) {
     out += fmt::format("train   {} is {} (pid {}): step {}, epoch {}, loss {:.4g}, {:.1f} samples/s, micro-batch {}, {} aborts, {} restarts, holds {}\n",
                        Text(*training, "name"), Text(*training, "state"), Whole(*training, "pid"), Whole(*training, "step"), Whole(*training, "epoch"),
                        Number(*training, "loss"), Number(*training, "samples_per_s"), Whole(*training, "micro_batch"), Whole(*training, "aborts"),
                        Whole(*training, "restarts"), Size(*training, "held_bytes"));
+    if (const double rate = Number(*training, "device_samples_per_s"); rate > 0) {
+      out += fmt::format("        on the emulated device: {:.1f} samples/s, {:.3f} s of its time\n", rate,
+                         Number(*training, "device_seconds"));
+    }
     if (const std::string error = Text(*training, "last_error"); !error.empty()) out += "        last end: " + error + "\n";
   }
   out += fmt::format("\n{:<24} {:<9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>8} {:>6} {:>9}\n", "MODEL", "STATE", "WEIGHTS", "RESIDENT", "ALONE ms", "SLO ms", "REQUESTS",

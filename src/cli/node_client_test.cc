@@ -32,6 +32,19 @@ TEST(NodeClient, ShowsMemoryModelsAndTraining) {
   EXPECT_EQ(nlohmann::json::parse(*json)[0]["name"], "train");
 }
 
+TEST(NodeClient, SaysWhereTheTimesOfAnEmulatedDeviceComeFrom) {
+  const auto text =
+      StatusText(R"({"device":"emulated:v100","emulation":{"description":"times of profile 'v100', not measured","elapsed_s":12.3,
+    "compute_busy_s":1.25,"host_to_device_busy_s":0.5,"host_limited":true,"host_limited_reason":"results took longer"},
+    "training":{"name":"train","state":"running","device_samples_per_s":250.5,"device_seconds":2}})");
+  ASSERT_TRUE(text.ok()) << ToString(text.status());
+  EXPECT_THAT(*text, HasSubstr("device  emulated:v100: times of profile 'v100', not measured"));
+  EXPECT_THAT(*text, HasSubstr("compute busy 1.250 s"));
+  EXPECT_THAT(*text, HasSubstr("HOST-LIMITED: latencies and rates are this machine's, not the device's: results took longer"));
+  EXPECT_THAT(*text, HasSubstr("on the emulated device: 250.5 samples/s"));
+  EXPECT_TRUE(StatusText(R"({"emulation":{"host_limited":7,"elapsed_s":"x"}})").ok());
+}
+
 TEST(NodeClient, StandsAnswersOfAnotherKind) {
   EXPECT_THAT(MessageOf(StatusText("<html>").status()), HasSubstr("not a JSON object: '<html>'"));
   EXPECT_TRUE(StatusText("{}").ok());

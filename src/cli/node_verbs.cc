@@ -1,8 +1,8 @@
 // up and serve run a node; status, ps, load, unload and infer ask a running one over REST.
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
-
-#include <unistd.h>
 
 #include "api/api.h"
 #include "base/log.h"
@@ -11,6 +11,7 @@
 #include "cli/node_client.h"
 #include "cli/verb.h"
 #include "cluster/node.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cli {
 namespace {
@@ -28,14 +29,18 @@ class RunNodeVerb : public Verb {
  protected:
   Status RunNode(const VerbContext& context);
   static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
-  void Announce(const api::Api& front, const VerbContext& context);
+  void Announce(cluster::Node& node, const api::Api& front, const VerbContext& context);
 
   cluster::NodeOptions options_;
   api::ApiOptions api_;
 };
 
-void RunNodeVerb::Announce(const api::Api& front, const VerbContext& context) {
-  Say(fmt::format("ready: {} of device memory, mode {}", FormatBytes(options_.device.capacity_bytes), serve::Name(options_.server.mode)));
+void RunNodeVerb::Announce(cluster::Node& node, const api::Api& front, const VerbContext& context) {
+  Say(fmt::format("ready: {} of device memory, mode {}", FormatBytes(node.options().device.capacity_bytes),
+                  serve::Name(options_.server.mode)));
+  if (const auto emulation = node.emulation(); emulation.has_value()) {
+    Say(fmt::format("  device   {}: {}", node.options().device.name, device::emulated::Describe(emulation->properties)));
+  }
   if (!front.http_url().empty()) Say("  REST     " + front.http_url());
   if (!front.grpc_target().empty()) Say("  gRPC     " + front.grpc_target());
   if (!front.metrics_url().empty()) Say("  metrics  " + front.metrics_url());
@@ -57,7 +62,7 @@ Status RunNodeVerb::RunNode(const VerbContext& context) {
   api_.status_json = [&node] { return node->StatusJson(); };
   TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<api::Api> front, api::Api::Start(&node->server(), &node->broker(), api_));
   if (options_.has_training()) TIDEPOOL_RETURN_IF_ERROR(node->StartTraining());
-  Announce(*front, context);
+  Announce(*node, *front, context);
   while (!context.wait_for_stop(Clock::Real()->Now() + absl::Hours(1))) {
   }
   Say(fmt::format("stopping: requests have {} to end{}", tidepool::FormatDuration(options_.server.drain_limit),
@@ -74,6 +79,9 @@ class ServeVerb : public RunNodeVerb {
   std::string summary() const override { return "Serve the models of a repository over gRPC and REST"; }
   std::string details() const override {
     return "  tidepool serve --model-repository models --capacity 2GiB\n"
+           "  tidepool serve --model-repository models --device emulated:v100,mode=timing\n"
+           "An emulated device takes the times of a profile ('tidepool profile list'): mode=functional computes results on this\n"
+           "machine, mode=timing answers zeros at the device's pace.\n"
            "SIGTERM or Ctrl-C: readiness fails, accepted requests end, then the process does.";
   }
   void Register(OptionTable* table) override { RegisterNode(table, /*with_training=*/false); }

@@ -115,7 +115,8 @@ TEST(StallExperiments, RunOnTheRealClockBesideWhatVirtualTimePredicts) {
     EXPECT_FALSE(row.contains("published")) << row;
   }
   EXPECT_EQ(json["predictions"], 0) << "a quick run is too short to be judged";
-  EXPECT_THAT(json["notes"][0].get<std::string>(), HasSubstr("1/16 of the samples in batches of 1/16"));
+  // Other notes say where this machine could not keep the device's time.
+  EXPECT_THAT(json["notes"].dump(), HasSubstr("1/16 of the samples in batches of 1/16"));
   EXPECT_THAT(RunWords({"experiment", "stalls/figure-4a", "--mode", "fast"}).err,
               HasSubstr("--mode 'fast'; allowed: virtual, real-time"));
   EXPECT_THAT(RunWords({"experiment", "planning/prices", "--mode", "real-time"}).err,

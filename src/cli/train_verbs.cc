@@ -16,8 +16,9 @@ namespace {
 constexpr absl::Duration kStopGrace = absl::Seconds(30);  // to write a checkpoint
 
 std::string StepText(const train::TrainProgress& p) {
-  return fmt::format("step {:>6}  loss {:7.4f}  {:8.1f} samples/s  micro-batch {:>4}  aborts {:>4}  memory {}", p.step, p.loss, p.samples_per_s,
-                     p.micro_batch, p.aborts, FormatBytes(p.held_bytes));
+  return fmt::format("step {:>6}  loss {:7.4f}  {:8.1f} samples/s  micro-batch {:>4}  aborts {:>4}  memory {}", p.step, p.loss,
+                     p.samples_per_s, p.micro_batch, p.aborts, FormatBytes(p.held_bytes)) +
+         (p.device_samples_per_s > 0 ? fmt::format("  on the emulated device {:.1f} samples/s", p.device_samples_per_s) : "");
 }
 
 std::string EventText(const train::TrainProgress& p) {
@@ -34,7 +35,9 @@ class TrainVerb : public Verb {
   std::string details() const override {
     return "  tidepool train --model resnet18:classes=10,image=64 --data imagefolder:pictures --epochs 5\n"
            "  tidepool train --elastic --model gpt2:layers=4,width=128,heads=4 --data text:books\n"
-           "--elastic trains in the device memory that a running node leaves over. Ctrl-C: the job writes its checkpoint and ends;\n"
+           "  tidepool train --device emulated:v100 --model resnet18:classes=10,image=64 --data imagefolder:pictures\n"
+           "--elastic trains in the device memory that a running node leaves over. Ctrl-C: the job writes its checkpoint and "
+           "ends;\n"
            "the same command goes on from it.";
   }
   void Register(OptionTable* table) override {
@@ -92,6 +95,10 @@ void TrainVerb::Show(const VerbContext& context, const train::TrainProgress& pro
 }
 
 Status TrainVerb::Run(const VerbContext& context) {
+  if ((elastic_ || !options_.pool_socket.empty()) && options_.device != "host") {
+    return InvalidArgument("--device is '{}', but the node's device is used (--elastic); allowed: one of the two",
+                           options_.device);
+  }
   TIDEPOOL_RETURN_IF_ERROR(options_.Validate());
   TIDEPOOL_RETURN_IF_ERROR(FindPool());
   const std::string worker = worker_binary_.empty() ? ExecutableDirectory() + "/tidepool-worker" : worker_binary_;

@@ -17,6 +17,7 @@ namespace tidepool::cluster {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 absl::Time Soon() { return Clock::Real()->Now() + absl::Seconds(20); }
 
@@ -122,6 +123,24 @@ TEST(NodeOptions, ReportAllFaultsAtOnce) {
   EXPECT_THAT(text, HasSubstr("node.page_size"));
   EXPECT_THAT(text, HasSubstr("node.capacity"));
   EXPECT_THAT(text, HasSubstr("serve.static_train_fraction is 1.5; allowed: between 0 and 1"));
+}
+
+TEST(NodeOptions, TakeOneDeviceThatOtherProcessesCanFollow) {
+  NodeOptions options;
+  const auto text = [&](const std::string& device) {
+    options.device.name = device;
+    return MessageOf(options.Validate());
+  };
+  EXPECT_THAT(text("v100"), HasSubstr("node.device: device name 'v100' is unknown; allowed: host"));
+  EXPECT_THAT(text("emulated:h200,clock=virtual"), HasSubstr("allowed here: real"));
+  EXPECT_THAT(text("emulated:h200x8"), HasSubstr("means 8 devices; a node or a training job runs one device"));
+  EXPECT_THAT(text("emulated:h200,mode=fast"), HasSubstr("mode is 'fast'; allowed: timing, functional"));
+  EXPECT_THAT(text("emulated:h200,mode=timing"), Not(HasSubstr("emulated")));
+  options.train.data = "text:/books";
+  EXPECT_THAT(text("emulated:h200,mode=timing"), HasSubstr("only keeps time; a training job computes its results"));
+  options.reserve_bytes = 8 << 20;
+  EXPECT_THAT(text("emulated:h200,capacity=4MiB"),
+              HasSubstr("pool.reserve is 8.00 MiB; allowed: 0 B to the capacity of 4.00 MiB"));
 }
 
 TEST(NodeOptions, AreReadFromTheTableOfOptions) {

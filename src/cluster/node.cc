@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "cluster/runtime_directory.h"
 #include "cluster/train_supervisor.h"
+#include "device/emulated/emulated_device.h"
 
 namespace tidepool::cluster {
 namespace {
@@ -79,7 +80,27 @@ nlohmann::json TrainJson(const TrainStatus& status, const std::string& name) {
           {"samples_per_s", status.latest.samples_per_s},
           {"micro_batch", status.latest.micro_batch},
           {"aborts", status.latest.aborts},
-          {"held_bytes", status.latest.held_bytes}};
+          {"held_bytes", status.latest.held_bytes},
+          {"device_seconds", status.latest.device_seconds},
+          {"device_samples_per_s", status.latest.device_samples_per_s}};
+}
+
+nlohmann::json EmulationJson(const EmulationStatus& emulation) {
+  const device::TimelineReport& report = emulation.report;
+  const auto busy = [&](device::EngineKind engine) { return absl::ToDoubleSeconds(report.busy.at(engine)); };
+  return {{"profile", emulation.properties.profile},
+          {"hardware", emulation.properties.model},
+          {"times", emulation.properties.estimated ? "estimated" : "measured"},
+          {"source", emulation.properties.profile_source},
+          {"results", emulation.properties.computes ? "computed" : "none"},
+          {"description", device::emulated::Describe(emulation.properties)},
+          {"elapsed_s", absl::ToDoubleSeconds(report.elapsed)},
+          {"compute_busy_s", busy(device::EngineKind::kCompute)},
+          {"host_to_device_busy_s", busy(device::EngineKind::kHostToDevice)},
+          {"device_to_host_busy_s", busy(device::EngineKind::kDeviceToHost)},
+          {"overrun_s", absl::ToDoubleSeconds(report.overrun)},
+          {"host_limited", report.host_limited},
+          {"host_limited_reason", report.host_limited_reason}};
 }
 
 class NodeImpl : public Node {
@@ -97,6 +118,8 @@ class NodeImpl : public Node {
     TIDEPOOL_RETURN_IF_ERROR(options_.Validate());
     TIDEPOOL_ASSIGN_OR_RETURN(directory_, RuntimeDirectory::Open(options_.runtime_directory));
     options_ = Complete(std::move(options_), directory_->path());
+    TIDEPOOL_ASSIGN_OR_RETURN(device::OneDevice settled, device::CheckOneDevice(options_.device, kUsualCapacityBytes));
+    options_.device = std::move(settled.options);
     TIDEPOOL_ASSIGN_OR_RETURN(device_, device::OpenDevice(options_.device));
     const int64_t pages = device_->info().capacity_bytes / device_->info().page_bytes;
     pool::BrokerOptions broker{.socket_path = options_.train.pool_socket,
@@ -139,6 +162,11 @@ class NodeImpl : public Node {
   const NodeOptions& options() const override { return options_; }
   const std::string& runtime_directory() const override { return directory_->path(); }
   const Timeline& timeline() const override { return timeline_; }
+  std::optional<EmulationStatus> emulation() override {
+    const auto report = device_->timeline();
+    if (!report.has_value()) return std::nullopt;
+    return EmulationStatus{.properties = device_->properties(), .report = *report};
+  }
 
   Status StartTraining() override {
     if (!options_.has_training()) return FailedPrecondition("no training job is configured: train.data is empty");
@@ -158,6 +186,7 @@ class NodeImpl : public Node {
                            {"pool", PoolJson(broker_->Stats())},
                            {"models", nlohmann::json::array()}};
     for (const serve::ModelStatus& model : server_->Models()) json["models"].push_back(ModelJson(model));
+    if (const auto emulated = emulation(); emulated.has_value()) json["emulation"] = EmulationJson(*emulated);
     if (options_.has_training()) json["training"] = TrainJson(supervisor_->status(), options_.train.name);
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }

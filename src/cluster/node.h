@@ -3,13 +3,14 @@
 // by whoever starts the node.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/clock.h"
 #include "base/options.h"
@@ -22,8 +23,11 @@
 
 namespace tidepool::cluster {
 
+// Of a node whose options and whose device's name say nothing else.
+inline constexpr int64_t kUsualCapacityBytes = int64_t{2} << 30;
+
 struct NodeOptions {
-  device::DeviceOptions device = {.capacity_bytes = int64_t{2} << 30};
+  device::DeviceOptions device;  // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
   pool::FitPolicy fit = pool::FitPolicy::kBestFit;
   int64_t reserve_bytes = 0;        // kept free of training
   absl::Duration fence_after = absl::Seconds(5);
@@ -63,6 +67,11 @@ struct TrainStatus {
   train::TrainProgress latest;
 };
 
+// Where the times of an emulated device come from, and what it has done for all processes that have it.
+struct EmulationStatus {
+  device::DeviceProperties properties;
+  device::TimelineReport report;
+};
 // Thread-safe.
 class Node {
  public:
@@ -75,6 +84,8 @@ class Node {
   virtual const NodeOptions& options() const = 0;
   virtual const std::string& runtime_directory() const = 0;
   virtual const Timeline& timeline() const = 0;
+  // Nothing for devices that are not emulated.
+  virtual std::optional<EmulationStatus> emulation() = 0;
 
   // FAILED_PRECONDITION if one runs already or options.train.data is empty.
   virtual Status StartTraining() = 0;

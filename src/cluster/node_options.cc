@@ -16,8 +16,10 @@ std::string_view Name(device::MappingMode mode) { return mode == device::Mapping
 std::string DefaultWorkerBinary() { return ExecutableDirectory() + "/tidepool-worker"; }
 
 void NodeOptions::Register(OptionTable* table, bool with_training) {
-  table->Add({.key = "node.device", .help = "Device: host, cuda:N or emulated:PROFILE"}, &device.name);
-  table->Add({.key = "node.capacity", .help = "Device memory that models and training share"}, BytesField{&device.capacity_bytes});
+  table->Add({.key = "node.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &device.name);
+  table->Add(
+      {.key = "node.capacity", .help = "Device memory that models and training share; 0: what the device's name says, or 2 GiB"},
+      BytesField{&device.capacity_bytes});
   table->Add({.key = "node.page_size", .help = "Unit in which memory changes hands", .advanced = true}, BytesField{&device.page_bytes});
   table->AddCustom({.key = "node.mapping", .help = "fast: every page stays mapped; strict: a page is inaccessible while not owned", .metavar = "MODE"},
                    "string",
@@ -64,7 +66,7 @@ void NodeOptions::Register(OptionTable* table, bool with_training) {
   table->Add({.key = "train.restarts", .flag = "train-restarts", .help = "Restarts of a killed job in a row without progress"}, &train_restarts);
   table->Add({.key = "train.backoff", .flag = "train-backoff", .help = "Wait before the first restart; doubles up to 10 s", .advanced = true}, &train_backoff);
   table->Add({.key = "train.stop_limit", .flag = "train-stop-limit", .help = "When stopping: longest that writing a checkpoint may take"}, &train_stop_limit);
-  train.Register(table);
+  train.Register(table, /*with_device=*/false);
 }
 
 Status NodeOptions::Validate() const {
@@ -74,10 +76,20 @@ Status NodeOptions::Validate() const {
   };
   fault(device.page_bytes < 4096 || (device.page_bytes & (device.page_bytes - 1)) != 0,
         fmt::format("node.page_size is {}; allowed: a power of two of at least 4 KiB", FormatBytes(device.page_bytes)));
-  fault(device.capacity_bytes < device.page_bytes,
-        fmt::format("node.capacity is {}; allowed: at least one page of {}", FormatBytes(device.capacity_bytes), FormatBytes(device.page_bytes)));
-  fault(reserve_bytes < 0 || reserve_bytes > device.capacity_bytes,
-        fmt::format("pool.reserve is {}; allowed: 0 B to the capacity of {}", FormatBytes(reserve_bytes), FormatBytes(device.capacity_bytes)));
+  int64_t capacity = device.capacity_bytes;
+  if (const auto settled = device::CheckOneDevice(device, kUsualCapacityBytes); settled.ok()) {
+    capacity = settled->options.capacity_bytes;
+    fault(has_training() && !settled->computes,
+          fmt::format(
+              "node.device is '{}', which only keeps time; a training job computes its results. Allowed here: mode=functional",
+              device.name));
+  } else {
+    faults.push_back("node.device: " + MessageOf(settled.status()));
+  }
+  fault(capacity != 0 && capacity < device.page_bytes, fmt::format("node.capacity is {}; allowed: at least one page of {}",
+                                                                   FormatBytes(capacity), FormatBytes(device.page_bytes)));
+  fault(reserve_bytes < 0 || (capacity > 0 && reserve_bytes > capacity),
+        fmt::format("pool.reserve is {}; allowed: 0 B to the capacity of {}", FormatBytes(reserve_bytes), FormatBytes(capacity)));
   fault(fence_after <= absl::ZeroDuration(), fmt::format("pool.fence_after is {}; allowed: more than 0 s", tidepool::FormatDuration(fence_after)));
   fault(!(static_train_fraction > 0 && static_train_fraction < 1),
         fmt::format("serve.static_train_fraction is {}; allowed: between 0 and 1", static_train_fraction));

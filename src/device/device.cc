@@ -7,6 +7,7 @@
 #include "device/emulated/emulated_device.h"
 #include "device/event_state.h"
 #include "device/host/host_device.h"
+#include "profile/open.h"
 
 namespace tidepool::device {
 namespace {
@@ -92,6 +93,24 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenDevices(const DeviceOptions& 
     return devices;
   }
   return InvalidArgument("device name '{}' is unknown; allowed: {}", options.name, kAllowedNames);
+}
+
+StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_bytes) {
+  if (options.capacity_bytes < 0) {
+    return InvalidArgument("device '{}': capacity is {} bytes; allowed: 0 and above", options.name, options.capacity_bytes);
+  }
+  if (options.name.starts_with(emulated::kPrefix)) return emulated::CheckOneEmulated(options, usual_bytes);
+  if (options.name.starts_with("cuda:")) {
+    TIDEPOOL_RETURN_IF_ERROR(IndexOf(options.name).status());
+  } else if (options.name != "host") {
+    // The name of a profile alone is what people try first.
+    const bool profile = profile::FindBundle(options.name).ok();
+    return InvalidArgument("device name '{}' is unknown; allowed: {}{}", options.name, kAllowedNames,
+                           profile ? fmt::format("; did you mean 'emulated:{}'?", options.name) : "");
+  }
+  OneDevice device{.options = options};
+  if (options.capacity_bytes == 0) device.options.capacity_bytes = usual_bytes;
+  return device;
 }
 
 StatusOr<std::unique_ptr<Device>> AttachDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd) {

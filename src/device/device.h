@@ -65,6 +65,8 @@ struct DeviceProperties {
   double peer_bytes_per_s = 0;
   bool computes = true;    // false: work is only timed, results are not computed (emulated, mode=timing)
   bool estimated = false;  // emulated from a description of the hardware instead of measured times
+  // Emulated: the bundle that times come from, and who measured it or which datasheet it was made from.
+  std::string profile, profile_source;
 };
 
 // The pages of one device as one process sees them: page i lives at base() + i * page_bytes() for ever. Thread-safe.
@@ -161,6 +163,7 @@ struct StreamOptions {
 struct TimelineReport {
   absl::Duration elapsed;
   std::map<EngineKind, absl::Duration> busy;
+  std::map<EngineKind, absl::Duration> own_busy;  // by this process alone
   int64_t operations = 0;
   // How much later than on the timeline this machine noticed that an operation had ended. It is never added to the timeline.
   absl::Duration lateness_p50, lateness_p99, lateness_max;
@@ -218,6 +221,17 @@ struct DeviceOptions {
 StatusOr<std::unique_ptr<Device>> OpenDevice(const DeviceOptions& options);
 // All devices that the name means ("emulated:h200x8": eight with links between them), each with the capacity of `options`.
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenDevices(const DeviceOptions& options);
+// One device that several processes use in real time, as a node and a trainer have it.
+struct OneDevice {
+  DeviceOptions options;  // with its capacity; a profile's path is absolute, because other processes have other working folders
+  bool computes = true;   // false: mode=timing
+};
+// For the help of an option that takes one.
+inline constexpr std::string_view kOneDeviceHelp = "Device: host, cuda:N, or emulated:PROFILE[,key=value]... (emulated:v100)";
+// What can be said before anything is opened. The capacity is that of `options` or, if that is 0, what the name says, or
+// `usual_bytes` (never more than the emulated hardware has). INVALID_ARGUMENT for an unknown name, for one that means several
+// devices or a timeline that other processes cannot follow, and for two sizes that differ; NOT_FOUND for an unknown profile.
+StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_bytes);
 // The same device in another process: its memory comes from `memory_fd`, which is taken over.
 StatusOr<std::unique_ptr<Device>> AttachDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd);
 

@@ -1,6 +1,6 @@
 // The contract of Device and Stream as a parameterised test suite. A backend's test file includes this header once and says
 //
-//   INSTANTIATE_TEST_SUITE_P(Host, DeviceContract, testing::Values(DeviceFactory{"host", OpenIt, AttachIt}));
+//   INSTANTIATE_TEST_SUITE_P(Host, DeviceContract, ::testing::Values(DeviceFactory{"host", OpenIt, AttachIt}));
 #pragma once
 
 #include <absl/synchronization/mutex.h>
@@ -26,7 +26,7 @@ struct DeviceFactory {
   std::function<StatusOr<std::unique_ptr<Device>>(int64_t capacity_bytes, int64_t page_bytes)> open;
 };
 
-class DeviceContract : public testing::TestWithParam<DeviceFactory> {
+class DeviceContract : public ::testing::TestWithParam<DeviceFactory> {
  protected:
   static constexpr int64_t kPage = 64 * 1024;
   static constexpr int32_t kPages = 16;
@@ -86,7 +86,7 @@ TEST_P(DeviceContract, RefusesPagesThatItDoesNotHave) {
     for (const Status& status :
          {device_->memory().Map(extent), device_->memory().Unmap(extent), device_->memory().Zero(extent)}) {
       EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-      EXPECT_THAT(MessageOf(status), testing::HasSubstr("allowed: pages 0 to 15"));
+      EXPECT_THAT(MessageOf(status), ::testing::HasSubstr("allowed: pages 0 to 15"));
     }
   }
 }
@@ -130,7 +130,8 @@ TEST_P(DeviceContract, CopyMovesBytesIntoAndOutOfDeviceMemory) {
   ASSERT_TRUE(stream->CopyAsync(target.data(), place, 0).ok());
   ASSERT_TRUE(stream->Synchronize(Soon()).ok());
   EXPECT_EQ(source, target);
-  EXPECT_THAT(MessageOf(stream->CopyAsync(target.data(), place, -1)), testing::HasSubstr("copy of -1 bytes; allowed: 0 or more"));
+  EXPECT_THAT(MessageOf(stream->CopyAsync(target.data(), place, -1)),
+              ::testing::HasSubstr("copy of -1 bytes; allowed: 0 or more"));
 }
 
 TEST_P(DeviceContract, EventIsReachedAfterTheWorkBeforeIt) {
@@ -206,7 +207,7 @@ TEST_P(DeviceContract, FailureSkipsLaterWorkUntilSynchronizeReturnsIt) {
   ASSERT_TRUE(event.ok());
   const Status waited = event->Wait(Soon());
   EXPECT_EQ(waited.code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(MessageOf(waited), testing::HasSubstr("operation 'matmul': no room for the result"));
+  EXPECT_THAT(MessageOf(waited), ::testing::HasSubstr("operation 'matmul': no room for the result"));
   EXPECT_EQ(stream->Synchronize(Soon()).code(), StatusCode::kResourceExhausted);
   EXPECT_FALSE(later_ran);
   ASSERT_TRUE(stream
@@ -253,7 +254,7 @@ TEST_P(DeviceContract, QueueHasALimit) {
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(stream->Enqueue("filler", [] { return Status(); }).ok());
   const Status refused = stream->Enqueue("one more", [] { return Status(); });
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(MessageOf(refused), testing::HasSubstr("has 4 operations queued; allowed: 4"));
+  EXPECT_THAT(MessageOf(refused), ::testing::HasSubstr("has 4 operations queued; allowed: 4"));
   EXPECT_EQ(stream->Record().status().code(), StatusCode::kResourceExhausted);
   release.Open();
   EXPECT_TRUE(stream->Synchronize(Soon()).ok());
@@ -262,11 +263,11 @@ TEST_P(DeviceContract, QueueHasALimit) {
 
 TEST_P(DeviceContract, QueueLimitBelowOneIsRefused) {
   auto stream = device_->CreateStream({.name = "s", .queue_limit = 0});
-  EXPECT_THAT(MessageOf(stream.status()), testing::HasSubstr("queue limit is 0; allowed: 1 or more"));
+  EXPECT_THAT(MessageOf(stream.status()), ::testing::HasSubstr("queue limit is 0; allowed: 1 or more"));
 }
 
 TEST_P(DeviceContract, OperationWithoutAFunctionIsRefused) {
-  EXPECT_THAT(MessageOf(NewStream()->Enqueue("nothing", nullptr)), testing::HasSubstr("operation 'nothing' has no function"));
+  EXPECT_THAT(MessageOf(NewStream()->Enqueue("nothing", nullptr)), ::testing::HasSubstr("operation 'nothing' has no function"));
 }
 
 TEST_P(DeviceContract, EndOfAStreamCancelsItsEventsAndItsWaits) {
@@ -301,7 +302,7 @@ TEST_P(DeviceContract, LaunchRunsItsFunctionInTheOrderOfTheStream) {
     ASSERT_TRUE((i % 2 == 0 ? stream->Launch(kOperation, note) : stream->Enqueue("note", note)).ok());
   }
   ASSERT_TRUE(stream->Synchronize(Soon()).ok());
-  EXPECT_THAT(seen, testing::SizeIs(20));
+  EXPECT_THAT(seen, ::testing::SizeIs(20));
   EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
 }
 
@@ -310,7 +311,7 @@ TEST_P(DeviceContract, FailureOfALaunchIsKeptOnItsStream) {
   ASSERT_TRUE(stream->Launch(kOperation, [] { return Internal("not a number"); }).ok());
   const Status failed = stream->Synchronize(Soon());
   EXPECT_EQ(failed.code(), StatusCode::kInternal);
-  EXPECT_THAT(MessageOf(failed), testing::HasSubstr("not a number"));
+  EXPECT_THAT(MessageOf(failed), ::testing::HasSubstr("not a number"));
   EXPECT_TRUE(stream->Synchronize(Soon()).ok());
 }
 
@@ -382,7 +383,7 @@ TEST_P(DeviceContract, MemoryRunsOutAtTheExactByte) {
     EXPECT_EQ(all->data(), device_->memory().base());
     const Status refused = memory.Allocate(1).status();
     EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
-    EXPECT_THAT(MessageOf(refused), testing::HasSubstr("out of memory: 1 bytes asked for, 0 of 1048576 bytes free"));
+    EXPECT_THAT(MessageOf(refused), ::testing::HasSubstr("out of memory: 1 bytes asked for, 0 of 1048576 bytes free"));
   }
   auto most = memory.Allocate(kAll - Allocator::kAlignment);
   ASSERT_TRUE(most.ok());
@@ -398,7 +399,7 @@ TEST_P(DeviceContract, PinnedMemoryHasALimit) {
   const int64_t limit = pinned.report().limit_bytes;
   const Status refused = pinned.Allocate(limit + 1).status();
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(MessageOf(refused), testing::HasSubstr("bytes of pinned memory asked for, 0 of"));
+  EXPECT_THAT(MessageOf(refused), ::testing::HasSubstr("bytes of pinned memory asked for, 0 of"));
   auto buffer = pinned.Allocate(kPage);
   ASSERT_TRUE(buffer.ok());
   std::memset(buffer->data(), 9, kPage);

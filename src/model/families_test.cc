@@ -7,7 +7,9 @@
 #include <random>
 #include <set>
 
+#include "model/cost.h"
 #include "model/graph_json.h"
+#include "profile/networks.h"
 
 namespace tidepool::model {
 namespace {
@@ -49,6 +51,23 @@ TEST(Families, HaveThePublishedNumbersOfMultiplyAdds) {
   // 12 layers of 12 W^2 T + 2 W T^2, and the head.
   const double t = 1024, w = 768;
   EXPECT_EQ(Build("gpt2").forward_flops_per_sample(), 2 * (12 * (12 * w * w * t + 2 * w * t * t) + w * t * 50257));
+}
+
+TEST(Cost, OfAKnownNetworkIsWhatItsTableSays) {
+  const Graph graph = BuildGraph("resnet50").value();
+  const profile::KnownNetwork* known = profile::FindNetwork("resnet50");
+  ASSERT_NE(known, nullptr);
+  for (const auto phase :
+       {profile::Phase::kForward, profile::Phase::kBackward, profile::Phase::kStep, profile::Phase::kOptimizer}) {
+    const profile::OpCost counted = CostOf(graph, phase), table = profile::CostOf(*known, phase, DType::kF32);
+    // The table leaves the gradient of the first convolution's input out, and counts layers instead of calls.
+    EXPECT_NEAR(counted.flops_per_sample, table.flops_per_sample, 0.03 * table.flops_per_sample);
+    EXPECT_NEAR(counted.fixed_bytes, table.fixed_bytes, 0.03 * table.fixed_bytes);
+    EXPECT_NEAR(counted.bytes_per_sample, table.bytes_per_sample, 0.4 * table.bytes_per_sample);
+    if (phase == profile::Phase::kStep || phase == profile::Phase::kOptimizer) continue;  // the table's optimizer is one kernel
+    EXPECT_NEAR(counted.launches, table.launches, 0.2 * table.launches);
+  }
+  EXPECT_GT(CostOf(graph, profile::Phase::kOptimizer, 2).fixed_bytes, CostOf(graph, profile::Phase::kOptimizer, 1).fixed_bytes);
 }
 
 TEST(Families, NameParametersAsThePublicCheckpointsDo) {

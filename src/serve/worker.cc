@@ -24,12 +24,14 @@ namespace tidepool::serve {
 namespace {
 
 constexpr absl::Duration kHelloLimit = absl::Seconds(60);
+constexpr absl::Duration kCopyLimit = absl::Seconds(60);
 constexpr absl::Duration kSendLimit = absl::Seconds(10);
 // Memory for activations is kept this long after the last execution: taking it again may cost training a micro-batch.
 constexpr absl::Duration kWorkspaceIdle = absl::Seconds(1);
 constexpr int64_t kWorkspaceStepPages = 8;
 constexpr size_t kLoadQueueLimit = 64;
-constexpr int32_t kStreamQueueLimit = 64;
+constexpr int kMostExecutions = 64;         // ordered and not answered
+constexpr int kOperationsPerExecution = 3;  // of the device's stream: a mark, the arithmetic, the answer
 
 struct WorkerOptions {
   int pool_fd = -1, channel_fd = -1, threads = 0;
@@ -76,9 +78,23 @@ class Worker {
   Status Handle(Message message);
   void StartLoad(LoadMessage order);
   void LoadLoop();
+  // On its way through the device's stream.
+  struct Execution {
+    ExecuteMessage order;
+    std::shared_ptr<Instance> instance;
+    std::shared_ptr<Job> job;
+    device::Event begun;    // the stream has come to it
+    bool computed = false;  // false at its end: the device only keeps time
+    ExecuteDoneMessage done;
+  };
+  Status ChargeCopy(int64_t size_bytes);
   void StartExecute(ExecuteMessage order);
+  Status EnqueueExecute(std::shared_ptr<Execution> execution);
   Status CheckExecute(const ExecuteMessage& order, const Instance& instance) const;
-  void Execute(const ExecuteMessage& order, Instance* instance, const Job& job);
+  void Compute(Execution* execution);
+  void Answer(Execution* execution);
+  // What a device that only keeps time gives out instead of results.
+  void ZeroOutputs(const ExecuteMessage& order);
   // Runs samples [first, first + count); what does not fit into memory is halved.
   Status RunPiece(const ExecuteMessage& order, Instance* instance, const Job& job, int64_t first, int64_t count,
                   uint32_t* pieces);
@@ -91,6 +107,8 @@ class Worker {
   std::unique_ptr<WorkerModels> models_;
   std::unique_ptr<SlabMapping> slab_;
   std::unique_ptr<device::Stream> stream_;
+  std::unique_ptr<device::Stream> copies_;
+  bool emulated_ = false;  // the device
   PacketSocket channel_;
   absl::Mutex send_mu_;
   absl::Mutex mu_;
@@ -131,7 +149,10 @@ Status Worker::Start(const WorkerOptions& options) {
   // Each growth may cost training a micro-batch: few large ones are better than many small ones.
   workspace_ = pool::Arena::Create(client_.get(), lease, {.grow_step_pages = kWorkspaceStepPages});
   models_ = std::make_unique<WorkerModels>(client_.get(), [this] { TrimWorkspace(); });
-  TIDEPOOL_ASSIGN_OR_RETURN(stream_, client_->device().CreateStream({.name = "execute", .queue_limit = kStreamQueueLimit}));
+  TIDEPOOL_ASSIGN_OR_RETURN(
+      stream_, client_->device().CreateStream({.name = "execute", .queue_limit = kMostExecutions * kOperationsPerExecution}));
+  TIDEPOOL_ASSIGN_OR_RETURN(copies_, client_->device().CreateStream({.name = "copies"}));
+  emulated_ = client_->device().timeline().has_value();
   loader_ = std::thread([this] { LoadLoop(); });
   const engine::RuntimeInfo runtime = engine::DescribeRuntime();
   Send(HelloReplyMessage{
@@ -148,6 +169,7 @@ Worker::~Worker() {
   }
   if (loader_.joinable()) loader_.join();
   stream_.reset();
+  copies_.reset();
   models_.reset();
   workspace_.reset();
 }
@@ -231,6 +253,12 @@ void Worker::LoadLoop() {
     const LoadMessage& order = next.first;
     const absl::Time start = Clock::Real()->Now();
     StatusOr<LoadReport> report = models_->Load(order, next.second->cancelled);
+    if (report.ok() && emulated_) {
+      if (const Status copied = ChargeCopy(report->bytes); !copied.ok()) {
+        Log(LogLevel::kWarning, "the copy of a model to the emulated device was not timed",
+            {{"model", order.name}, {"error", copied}});
+      }
+    }
     LoadDoneMessage done{.job = order.job, .status = report.status()};
     if (report.ok()) {
       done.pages = report->instance->pages;
@@ -243,6 +271,12 @@ void Worker::LoadLoop() {
     Forget(order.job);
     Send(done);
   }
+}
+
+// Weights were read straight into device memory; an emulated device is given the time that their copy takes.
+Status Worker::ChargeCopy(int64_t size_bytes) {
+  TIDEPOOL_RETURN_IF_ERROR(copies_->Transfer({.engine = device::EngineKind::kHostToDevice, .size_bytes = size_bytes}));
+  return copies_->Synchronize(client_->device().clock()->Now() + kCopyLimit);
 }
 
 Status Worker::CheckExecute(const ExecuteMessage& order, const Instance& instance) const {
@@ -273,14 +307,17 @@ void Worker::StartExecute(ExecuteMessage order) {
   StatusOr<std::shared_ptr<Instance>> instance = models_->Find(order.instance);
   Status status = instance.status();
   if (status.ok()) status = CheckExecute(order, **instance);
+  if (status.ok() && executing_.load() >= kMostExecutions) {
+    status = ResourceExhausted("{} executions are under way; allowed: {}", executing_.load(), kMostExecutions);
+  }
   if (status.ok()) {
-    const std::shared_ptr<Job> job = Register(id);
+    auto execution = std::make_shared<Execution>();
+    execution->job = Register(id);
+    execution->instance = *instance;
+    execution->order = std::move(order);
     ++(*instance)->executions;
     ++executing_;
-    status = stream_->Enqueue("execute", [this, order = std::move(order), held = *instance, job]() -> Status {
-      Execute(order, held.get(), *job);
-      return {};  // its failure is the request's, not the stream's
-    });
+    status = EnqueueExecute(std::move(execution));
     if (status.ok()) return;
     --(*instance)->executions;
     --executing_;
@@ -289,22 +326,59 @@ void Worker::StartExecute(ExecuteMessage order) {
   Send(ExecuteDoneMessage{.job = id, .status = status});
 }
 
-void Worker::Execute(const ExecuteMessage& order, Instance* instance, const Job& job) {
-  ExecuteDoneMessage done{.job = order.job, .start_ns = MonotonicNanos(), .pieces = 0};
+// The stream has room for all of an execution's operations, because their number is limited before. So only the launch may fail
+// (a profile that has no time for it), and nothing has been enqueued then that touches the instance.
+Status Worker::EnqueueExecute(std::shared_ptr<Execution> execution) {
+  TIDEPOOL_ASSIGN_OR_RETURN(execution->begun, stream_->Record());
+  const device::Operation forward{.key = {.model = execution->instance->spec, .batch = execution->order.batch},
+                                  .cost = execution->instance->cost};
+  TIDEPOOL_RETURN_IF_ERROR(stream_->Launch(forward, [this, execution] {
+    Compute(execution.get());
+    return Status();  // its failure is the request's, not the stream's
+  }));
+  return stream_->Enqueue("answer", [this, execution] {
+    Answer(execution.get());
+    return Status();
+  });
+}
+
+void Worker::Compute(Execution* execution) {
+  ExecuteDoneMessage& done = execution->done;
+  execution->computed = true;
+  done.start_ns = MonotonicNanos();
   workspace_->ResetPeak();
   {
     engine::MemoryScope scope(workspace_.get());
-    done.status = RunPiece(order, instance, job, 0, order.batch, &done.pieces);
+    done.status = RunPiece(execution->order, execution->instance.get(), *execution->job, 0, execution->order.batch, &done.pieces);
   }
   done.end_ns = MonotonicNanos();
+}
+
+void Worker::Answer(Execution* execution) {
+  ExecuteDoneMessage& done = execution->done;
+  done.job = execution->order.job;
+  if (!execution->computed) {
+    done.status = execution->job->cancelled ? Cancelled("the execution was cancelled") : Status();
+    if (done.status.ok()) ZeroOutputs(execution->order);
+  }
+  if (emulated_) {
+    // On the device's timeline, which may have taken longer than the arithmetic.
+    const absl::Time now = client_->device().clock()->Now();
+    done.end_ns = MonotonicNanos();
+    done.start_ns = done.end_ns - absl::ToInt64Nanoseconds(now - execution->begun.ReachedAt().value_or(now));
+  }
   const pool::ArenaStats stats = workspace_->stats();
   done.workspace_pages = stats.held_pages;
   done.workspace_peak_pages = stats.peak_held_pages;
   last_execution_ns_ = done.end_ns;
   --executing_;
-  --instance->executions;  // before the answer: an unload may follow it at once
-  Forget(order.job);
+  --execution->instance->executions;  // before the answer: an unload may follow it at once
+  Forget(execution->order.job);
   Send(done);
+}
+
+void Worker::ZeroOutputs(const ExecuteMessage& order) {
+  for (const SlabRange& range : order.outputs) std::memset(slab_->base() + range.offset, 0, range.size);
 }
 
 Status Worker::RunPiece(const ExecuteMessage& order, Instance* instance, const Job& job, int64_t first, int64_t count,

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/units.h"
+#include "model/cost.h"
 #include "model/families.h"
 #include "serve/packer.h"
 
@@ -122,6 +123,8 @@ StatusOr<LoadReport> WorkerModels::Load(const LoadMessage& order, const std::ato
   LoadReport report;
   auto instance = std::make_shared<Instance>();
   instance->name = order.name;
+  instance->spec = order.spec;
+  instance->cost = model::CostOf(*graph, profile::Phase::kForward);
   for (model::ValueId id : graph->inputs) {
     TIDEPOOL_ASSIGN_OR_RETURN(const int64_t bytes, BytesPerSample(graph->values[static_cast<size_t>(id)]));
     instance->input_sample_bytes.push_back(bytes);

@@ -13,6 +13,7 @@
 
 #include "engine/inference.h"
 #include "pool/client.h"
+#include "profile/lookup.h"
 #include "serve/protocol.h"
 #include "serve/weights.h"
 
@@ -25,6 +26,9 @@ struct Instance {
   int64_t pages = 0;
   std::unique_ptr<engine::InferenceModule> module;
   std::vector<int64_t> input_sample_bytes, output_sample_bytes;
+  // Names the network in profiles, and describes its forward pass where no profile has it.
+  std::string spec;
+  profile::OpCost cost;
   std::atomic<int> executions{0};  // ordered and not finished
 };
 

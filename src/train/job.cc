@@ -169,6 +169,8 @@ std::string ToJson(const TrainProgress& p) {
               {"compute_seconds", p.compute_seconds},
               {"paused_seconds", p.paused_seconds},
               {"longest_operator_ms", p.longest_operator_ms},
+              {"device_seconds", p.device_seconds},
+              {"device_samples_per_s", p.device_samples_per_s},
               {"held_bytes", p.held_bytes},
               {"live_bytes", p.live_bytes},
               {"guaranteed_bytes", p.guaranteed_bytes},
@@ -221,6 +223,8 @@ StatusOr<TrainProgress> ParseTrainProgress(const std::string& line) {
   number("compute_seconds", &p.compute_seconds);
   number("paused_seconds", &p.paused_seconds);
   number("longest_operator_ms", &p.longest_operator_ms);
+  number("device_seconds", &p.device_seconds);
+  number("device_samples_per_s", &p.device_samples_per_s);
   number("held_bytes", &p.held_bytes);
   number("live_bytes", &p.live_bytes);
   number("guaranteed_bytes", &p.guaranteed_bytes);

@@ -18,6 +18,8 @@
 
 namespace tidepool::train {
 
+inline constexpr int64_t kUsualPoolBytes = 2 * kGiB;
+
 struct TrainOptions {
   std::string name = "train";
   std::string model = "resnet18";      // a spec; its weights are seeded unless `initial_weights` is given
@@ -41,8 +43,9 @@ struct TrainOptions {
   bool skip_broken_samples = false;    // a sample that cannot be read is replaced by the next one instead of ending the job
   bool yield_cpu = true;               // run in the idle scheduling class
   int protected_after_aborts = 4;      // after so many aborts in a row a micro-batch runs to its end
-  std::string pool_socket;             // the node's broker; empty: a pool of its own of `pool_bytes`
-  int64_t pool_bytes = 2 * kGiB;
+  std::string pool_socket;             // the node's broker; empty: a pool of its own of `pool_bytes` on `device`
+  std::string device = "host";         // of a pool of its own, as device/device.h names it
+  int64_t pool_bytes = 0;              // 0: what the device's name says, or kUsualPoolBytes
   int64_t burst_bytes = 0;             // most it may hold; 0: the device
   std::string journal;                 // write the partition journal here
   std::string replay;                  // follow this journal exactly
@@ -50,7 +53,8 @@ struct TrainOptions {
   int64_t checkpoint_steps = 0;        // 0: at epoch ends and when stopped
   std::string final_weights;           // write the trained model here (safetensors)
 
-  void Register(OptionTable* table);
+  // Without a pool of its own (a node's job) there is no device to choose.
+  void Register(OptionTable* table, bool with_device = true);
   // Reports every fault at once.
   Status Validate() const;
 };
@@ -69,6 +73,9 @@ struct TrainProgress {
   int64_t micro_batch = 0, micro_batches = 0, aborts = 0, boundary_waits = 0, protected_runs = 0;
   double wasted_seconds = 0, compute_seconds = 0, paused_seconds = 0;
   double longest_operator_ms = 0;
+  // On an emulated device: what the job has had of its compute time, and the samples of the last steps per second of that. Else
+  // 0.
+  double device_seconds = 0, device_samples_per_s = 0;
   int64_t held_bytes = 0, live_bytes = 0, guaranteed_bytes = 0;
   std::string message;
 };

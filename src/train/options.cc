@@ -1,9 +1,10 @@
+#include "device/device.h"
 #include "model/families.h"
 #include "train/job.h"
 
 namespace tidepool::train {
 
-void TrainOptions::Register(OptionTable* table) {
+void TrainOptions::Register(OptionTable* table, bool with_device) {
   table->Add({.key = "train.name", .flag = "name", .help = "Name of the job in leases, metrics and messages"}, &name);
   table->Add({.key = "train.model", .help = "Network to train, as a spec (resnet18:classes=10,image=64)", .metavar = "SPEC"}, &model);
   table->Add({.key = "train.initial_weights", .help = "Safetensors file to start from; empty: seeded weights", .metavar = "FILE"},
@@ -32,7 +33,9 @@ void TrainOptions::Register(OptionTable* table) {
              &protected_after_aborts);
   table->Add({.key = "train.pool_socket", .help = "Socket of the node's page broker; empty: a pool of its own", .metavar = "PATH"},
              &pool_socket);
-  table->Add({.key = "train.pool_bytes", .help = "Size of a pool of its own"}, BytesField{&pool_bytes});
+  if (with_device) table->Add({.key = "train.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &device);
+  table->Add({.key = "train.pool_bytes", .help = "Size of a pool of its own; 0: what the device's name says, or 2 GiB"},
+             BytesField{&pool_bytes});
   table->Add({.key = "train.burst_bytes", .help = "Most device memory it may hold; 0: all"}, BytesField{&burst_bytes});
   table->Add({.key = "train.journal", .help = "Write the partition journal to this file", .metavar = "FILE"}, &journal);
   table->Add({.key = "train.replay", .help = "Follow this partition journal exactly", .metavar = "FILE"}, &replay);
@@ -61,7 +64,14 @@ Status TrainOptions::Validate() const {
   require(prefetch_bytes >= 1, fmt::format("train.prefetch_bytes is {}; allowed: 1 and above", prefetch_bytes));
   if (const Status status = wrap.Validate(); !status.ok()) faults.push_back(MessageOf(status));
   require(protected_after_aborts >= 0, fmt::format("train.protected_after_aborts is {}; allowed: 0 and above", protected_after_aborts));
-  require(!pool_socket.empty() || pool_bytes >= 1, fmt::format("train.pool_bytes is {}; allowed: 1 and above", pool_bytes));
+  if (pool_socket.empty()) {
+    const auto settled = device::CheckOneDevice({.name = device, .capacity_bytes = pool_bytes}, kUsualPoolBytes);
+    require(settled.ok(), fmt::format("train.device: {}", MessageOf(settled.status())));
+    require(
+        !settled.ok() || settled->computes,
+        fmt::format("train.device is '{}', which only keeps time, and training computes its results; allowed: mode=functional",
+                    device));
+  }
   require(burst_bytes >= 0, fmt::format("train.burst_bytes is {}; allowed: 0 and above", burst_bytes));
   require(evaluation_steps >= 0, fmt::format("train.evaluation_steps is {}; allowed: 0 and above", evaluation_steps));
   require(checkpoint_steps >= 0, fmt::format("train.checkpoint_steps is {}; allowed: 0 and above", checkpoint_steps));

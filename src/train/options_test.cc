@@ -57,6 +57,22 @@ TEST(TrainOptions, ReportAllFaultsAtOnce) {
   EXPECT_THAT(text, HasSubstr("cache policy 'lru' without a size"));
 }
 
+TEST(TrainOptions, TakeADeviceOfTheirOwnPool) {
+  TrainOptions options{.data = "text:/books"};
+  const auto fault = [&](const std::string& device) {
+    options.device = device;
+    return MessageOf(options.Validate());
+  };
+  EXPECT_EQ(fault("host"), "");
+  EXPECT_EQ(fault("emulated:v100,capacity=64MiB"), "");
+  EXPECT_THAT(fault("v100"), HasSubstr("train.device: device name 'v100' is unknown"));
+  EXPECT_THAT(fault("emulated:h200x8"), HasSubstr("train.device: device 'emulated:h200x8' means 8 devices"));
+  EXPECT_THAT(fault("emulated:v100,mode=timing"),
+              HasSubstr("only keeps time, and training computes its results; allowed: mode=functional"));
+  options.pool_socket = "/run/pool.sock";
+  EXPECT_EQ(fault("host"), "") << "the node's";
+}
+
 TEST(TrainProgress, TravelsAsOneJsonLine) {
   TrainProgress progress{.event = "step", .time = absl::FromUnixNanos(1'700'000'000'123'456'789), .step = 5, .epoch = 1, .samples = 320,
                          .loss = 1.25, .samples_per_s = 99.5, .micro_batch = 16, .aborts = 3, .held_bytes = 1 << 20, .message = "a\nb"};

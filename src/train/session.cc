@@ -72,6 +72,7 @@ Session::~Session() {
     urgent_ = nullptr;
   }
   yield.reset();
+  device_time.reset();
   module.reset();
   if (reclaimer != nullptr) reclaimer->SetArena(nullptr);
   arena.reset();
@@ -101,9 +102,11 @@ Status Session::OpenPool() {
   pool::ClientOptions attach{.name = fmt::format("train:{}", options_.name), .clock = hooks_.clock};
   pool::Broker* inherited = hooks_.broker;
   if (inherited == nullptr && options_.pool_socket.empty()) {
-    device::DeviceOptions device_options{.name = "host"};
-    device_options.capacity_bytes = RoundUp(options_.pool_bytes, device_options.page_bytes);
-    TIDEPOOL_ASSIGN_OR_RETURN(device, device::OpenDevice(device_options));
+    TIDEPOOL_ASSIGN_OR_RETURN(
+        device::OneDevice own,
+        device::CheckOneDevice({.name = options_.device, .capacity_bytes = options_.pool_bytes}, kUsualPoolBytes));
+    own.options.capacity_bytes = RoundUp(own.options.capacity_bytes, own.options.page_bytes);
+    TIDEPOOL_ASSIGN_OR_RETURN(device, device::OpenDevice(own.options));
     TIDEPOOL_ASSIGN_OR_RETURN(broker, pool::Broker::Start(device.get(), {.clock = hooks_.clock}));
     inherited = broker.get();
   }
@@ -114,6 +117,9 @@ Status Session::OpenPool() {
   }
   TIDEPOOL_ASSIGN_OR_RETURN(client, pool::Client::Attach(std::move(attach)));
   page_bytes = client->device().memory().page_bytes();
+  TIDEPOOL_ASSIGN_OR_RETURN(
+      device_time, DeviceTime::Create(&client->device(), *graph,
+                                      {.model = options_.model, .optimizer_states = options_.optimizer == "adamw" ? 2 : 1}));
   reclaimer = std::make_unique<Reclaimer>(
       client.get(), ReclaimerOptions{.clock = hooks_.clock,
                                      .request_abort =

@@ -16,6 +16,7 @@
 #include "pool/client.h"
 #include "train/checkpoint.h"
 #include "train/cpu_yield.h"
+#include "train/device_time.h"
 #include "train/job.h"
 #include "train/reclaimer.h"
 #include "train/trainer.h"
@@ -40,6 +41,7 @@ class Session {
   std::unique_ptr<CpuYield> yield;
   std::unique_ptr<pool::Arena> arena;
   std::unique_ptr<engine::TrainingModule> module;
+  std::unique_ptr<DeviceTime> device_time;  // null: the device is not emulated
   pool::LeaseId lease;
   int64_t page_bytes = 0;
   int64_t burst_pages = 0;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "data/augment.h"
+#include "device/emulated/emulated_device.h"
 #include "train/journal.h"
 #include "train/micro_batch_policy.h"
 #include "train/session.h"
@@ -69,6 +70,7 @@ class Trainer {
   struct Attempt {
     int64_t batch = 0;
     bool protected_run = false;
+    std::vector<profile::Phase> passes = {};  // that an emulated device takes its time for
     std::function<StatusOr<MicroBatchResult>()> compute;
     std::function<Status()> commit;
     std::function<Status()> undo;
@@ -85,6 +87,8 @@ class Trainer {
   Status Evaluate();
   StatusOr<MicroBatchChoice> AwaitChoice(Sizing* sizing, int64_t remaining, int64_t exact);
   StatusOr<Outcome> Compute(Sizing* sizing, const Attempt& attempt);
+  StatusOr<MicroBatchResult> ComputeInDeviceTime(const Attempt& attempt);
+  Status StepInDeviceTime();
   Status OnShortage(Sizing* sizing, const Attempt& attempt, int64_t limit_before, const Status& status);
   Status Fetch(data::Loader* loader, const data::Dataset& dataset, const std::vector<PositionRange>& ranges, int64_t count);
   MicroBatch Staged(const data::Dataset& dataset, int64_t count);
@@ -123,7 +127,13 @@ class Trainer {
   int64_t position_ = 0;
   int64_t checkpoint_step_ = -1;  // of the newest checkpoint on disk
   TrainProgress progress_;
-  std::deque<std::pair<absl::Time, int64_t>> recent_;  // ends of steps, with the samples trained on so far
+  // Ends of steps, with the samples trained on and the device's time so far.
+  struct StepEnd {
+    absl::Time time;
+    int64_t samples = 0;
+    double device_seconds = 0;
+  };
+  std::deque<StepEnd> recent_;
 };
 
 Status Trainer::StopReason() const {
@@ -223,6 +233,7 @@ Status Trainer::Probe() {
     MicroBatch batch = Staged(*session_->dataset, 1);
     batch.global_batch_size = 1;
     const Attempt attempt{.batch = choice.batch,
+                          .passes = {profile::Phase::kForward, profile::Phase::kBackward},
                           .compute = [&] { return session_->module->RunMicroBatch(batch); },
                           .commit = [&] { return session_->module->AbortMicroBatch(); },
                           .undo = [&] { return session_->module->AbortMicroBatch(); }};
@@ -309,6 +320,34 @@ MicroBatch Trainer::Staged(const data::Dataset& dataset, int64_t count) {
 
 // --- one micro-batch ---
 
+// On an emulated device it takes as long as the slower of this machine and the device.
+StatusOr<MicroBatchResult> Trainer::ComputeInDeviceTime(const Attempt& attempt) {
+  DeviceTime* device_time = session_->device_time.get();
+  if (device_time == nullptr) return attempt.compute();
+  const auto broken_off = [&] { return !attempt.protected_run && session_->module->abort_token().requested(); };
+  const auto run = [&]() -> StatusOr<MicroBatchResult> {
+    TIDEPOOL_RETURN_IF_ERROR(device_time->Begin(attempt.passes, attempt.batch));
+    TIDEPOOL_ASSIGN_OR_RETURN(MicroBatchResult computed, attempt.compute());
+    TIDEPOOL_RETURN_IF_ERROR(device_time->End(broken_off));
+    return computed;
+  };
+  StatusOr<MicroBatchResult> result = run();
+  if (!result.ok()) device_time->BreakOff();
+  progress_.device_seconds = absl::ToDoubleSeconds(device_time->total());
+  return result;
+}
+
+Status Trainer::StepInDeviceTime() {
+  DeviceTime* device_time = session_->device_time.get();
+  if (device_time == nullptr) return session_->module->OptimizerStep(options_.learning_rate);
+  const profile::Phase pass[] = {profile::Phase::kOptimizer};
+  TIDEPOOL_RETURN_IF_ERROR(device_time->Begin(pass, 1));
+  TIDEPOOL_RETURN_IF_ERROR(session_->module->OptimizerStep(options_.learning_rate));
+  TIDEPOOL_RETURN_IF_ERROR(device_time->End(nullptr));
+  progress_.device_seconds = absl::ToDoubleSeconds(device_time->total());
+  return {};
+}
+
 StatusOr<Trainer::Outcome> Trainer::Compute(Sizing* sizing, const Attempt& attempt) {
   Reclaimer& reclaimer = *session_->reclaimer;
   pool::Arena* arena = session_->arena.get();
@@ -330,7 +369,7 @@ StatusOr<Trainer::Outcome> Trainer::Compute(Sizing* sizing, const Attempt& attem
 
   const int64_t held_before = arena->stats().held_pages;
   const absl::Time start = clock_->Now();
-  const StatusOr<MicroBatchResult> result = attempt.compute();
+  const StatusOr<MicroBatchResult> result = ComputeInDeviceTime(attempt);
   const absl::Duration elapsed = clock_->Now() - start;
   if (result.ok()) {
     const int64_t peak_held = arena->stats().peak_held_pages;
@@ -422,6 +461,7 @@ Status Trainer::OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals*
   MicroBatchResult result;
   const Attempt attempt{.batch = ticket.size(),
                         .protected_run = choice.protected_run,
+                        .passes = {profile::Phase::kForward, profile::Phase::kBackward},
                         .compute = [&]() -> StatusOr<MicroBatchResult> {
                           TIDEPOOL_ASSIGN_OR_RETURN(result, session_->module->RunMicroBatch(batch));
                           return result;
@@ -481,7 +521,7 @@ Status Trainer::OptimizerStep(const JournalStep& record, const Totals& totals) {
   Reclaimer& reclaimer = *session_->reclaimer;
   const absl::Time start = clock_->Now();
   reclaimer.Begin(Phase::kOptimizer, false, optimizer_duration_);
-  const Status stepped = session_->module->OptimizerStep(options_.learning_rate);
+  const Status stepped = StepInDeviceTime();
   reclaimer.End();
   TIDEPOOL_RETURN_IF_ERROR(stepped);
   const absl::Time end = clock_->Now();
@@ -497,16 +537,25 @@ Status Trainer::OptimizerStep(const JournalStep& record, const Totals& totals) {
   progress_.samples += record.positions.size();
   progress_.loss = totals.loss();
   progress_.accuracy = totals.accuracy();
-  recent_.emplace_back(end, progress_.samples);
+  recent_.push_back({end, progress_.samples, progress_.device_seconds});
   if (recent_.size() > 10) recent_.pop_front();
-  const double seconds = absl::ToDoubleSeconds(recent_.back().first - recent_.front().first);
-  if (seconds > 0) progress_.samples_per_s = static_cast<double>(recent_.back().second - recent_.front().second) / seconds;
+  const StepEnd &first = recent_.front(), &last = recent_.back();
+  const auto samples = static_cast<double>(last.samples - first.samples);
+  const double seconds = absl::ToDoubleSeconds(last.time - first.time),
+               device_seconds = last.device_seconds - first.device_seconds;
+  if (seconds > 0) progress_.samples_per_s = samples / seconds;
+  if (device_seconds > 0) progress_.device_samples_per_s = samples / device_seconds;
   Emit("step");
   return {};
 }
 
 Status Trainer::TrainLoop() {
-  if (!finished()) Emit("started");
+  if (!finished()) {
+    device::Device& device = session_->client->device();
+    Emit("started", session_->device_time == nullptr
+                        ? ""
+                        : fmt::format("{}: {}", device.info().name, device::emulated::Describe(device.properties())));
+  }
   if (step_ == 0) TIDEPOOL_RETURN_IF_ERROR(Evaluate());
   while (!finished()) {
     if (stop_->stopped() || !session_->reclaimer->connected()) return StopReason();
@@ -547,6 +596,7 @@ Status Trainer::Evaluate() {
     MicroBatchResult result;
     const Attempt attempt{.batch = choice.batch,
                           .protected_run = choice.protected_run,
+                          .passes = {profile::Phase::kForward},
                           .compute = [&]() -> StatusOr<MicroBatchResult> {
                             TIDEPOOL_ASSIGN_OR_RETURN(result, session_->module->Evaluate(batch));
                             return result;

@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "pool/broker.h"
 #include "pool/client.h"
+#include "profile/planted.h"
 #include "train/journal.h"
 #include "train/testing.h"
 
@@ -239,6 +240,34 @@ TEST_F(TrainerTest, EndsWithTheNameOfABrokenFileOrSkipsIt) {
   EXPECT_EQ(failed.lines.back().event, "failed");
   options.skip_broken_samples = true;
   EXPECT_TRUE(Run(options).status.ok());
+}
+
+TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
+  TrainOptions options = TinyOptions(folder_ / "data");
+  std::vector<profile::OpRow> rows = {{.key = {.model = options.model, .phase = profile::Phase::kOptimizer}, .median_us = 5000}};
+  for (int64_t batch = 1; batch <= options.max_micro_batch; ++batch) {
+    const auto samples = static_cast<double>(batch);
+    rows.push_back(
+        {.key = {.model = options.model, .phase = profile::Phase::kForward, .batch = batch}, .median_us = 1000 * samples});
+    rows.push_back(
+        {.key = {.model = options.model, .phase = profile::Phase::kBackward, .batch = batch}, .median_us = 2000 * samples});
+  }
+  const std::string folder = folder_ / "profile";
+  std::filesystem::create_directories(folder);
+  options.final_weights = folder_ / "plain.safetensors";
+  ASSERT_TRUE(Run(options).status.ok());
+  options.final_weights = folder_ / "emulated.safetensors";
+  options.device = profile::testing::WritePlantedBundle(folder, rows);
+  const Recorded run = Run(options);
+  ASSERT_TRUE(run.status.ok()) << ToString(run.status);
+  EXPECT_THAT(run.lines.front().message, HasSubstr("times from profile 'planted', measured (a test)"));
+  const TrainProgress& last = run.lines.back();
+  EXPECT_EQ(last.samples, 80);
+  // Two epochs of 40 samples in four steps each, and the one sample that is tried before.
+  EXPECT_DOUBLE_EQ(last.device_seconds, 81 * 0.003 + 8 * 0.005);
+  EXPECT_NEAR(last.device_samples_per_s, 68 / (68 * 0.003 + 7 * 0.005), 1e-6)
+      << "from the end of the first step to that of the last";
+  EXPECT_EQ(Bytes(folder_ / "plain.safetensors"), Bytes(folder_ / "emulated.safetensors"));
 }
 
 // A pool that a test and a trainer share.

@@ -1,6 +1,8 @@
 #include "device/emulated/emulated_device.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "base/units.h"
 #include "device/emulated/emulated_stream.h"
@@ -27,7 +29,9 @@ DeviceProperties PropertiesOf(const System& system) {
           .device_to_host_bytes_per_s = rate(profile::LinkKind::kDeviceToHost),
           .peer_bytes_per_s = rate(profile::LinkKind::kPeer),
           .computes = system.spec().functional,
-          .estimated = !manifest.measured};
+          .estimated = !manifest.measured,
+          .profile = manifest.name,
+          .profile_source = manifest.source};
 }
 
 void MarkHostLimited(TimelineReport* report) {
@@ -86,6 +90,7 @@ class EmulatedDevice final : public Device {
          {EngineKind::kCompute, EngineKind::kHostToDevice, EngineKind::kDeviceToHost, EngineKind::kPeer}) {
       report.busy[engine] = absl::Nanoseconds(emulation.BusyNs(index_, engine));
     }
+    report.own_busy = report.busy;
     report.operations = emulation.operations(index_);
     report.estimated_operations = emulation.estimated_operations(index_);
     const UtilisationMeter& meter = emulation.utilisation(index_);
@@ -146,7 +151,49 @@ StatusOr<int64_t> CapacityOf(const DeviceOptions& options, const Spec& spec, con
   return capacity / options.page_bytes * options.page_bytes;
 }
 
+// The same device for processes with other working folders.
+StatusOr<std::string> NameEverywhere(const std::string& name, const std::string& bundle) {
+  TIDEPOOL_ASSIGN_OR_RETURN(const profile::BundlePlace place, profile::FindBundle(bundle));
+  if (place.path.empty()) return name;
+  std::error_code error;
+  const std::string path = std::filesystem::absolute(place.path, error).lexically_normal().string();
+  if (error) return ErrnoError(error.value(), fmt::format("finding the folder of '{}'", place.path));
+  const size_t comma = name.find(',');
+  if (path.find(',') != std::string::npos) return name;  // no name can hold such a path
+  return fmt::format("{}{}{}", kPrefix, path, comma == std::string::npos ? "" : name.substr(comma));
+}
+
 }  // namespace
+
+StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes) {
+  TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
+  if (spec.count != 1) {
+    return InvalidArgument("device '{}' means {} devices; a node or a training job runs one device. Allowed here: '{}{}'",
+                           options.name, spec.count, kPrefix, spec.bundle);
+  }
+  if (spec.virtual_clock) {
+    return InvalidArgument("device '{}': clock is 'virtual', which sockets and other processes cannot follow; allowed here: real",
+                           options.name);
+  }
+  if (spec.emulation.sharing != Sharing::kFifo) {
+    return InvalidArgument("device '{}': share is '{}'; allowed where several processes use a device: fifo", options.name,
+                           NameOf(spec.emulation.sharing));
+  }
+  if (options.capacity_bytes > 0 && spec.capacity_bytes > 0 && options.capacity_bytes != spec.capacity_bytes) {
+    return InvalidArgument("device '{}': its name says a capacity of {}, and {} is asked for beside it; allowed: one of them",
+                           options.name, FormatBytes(spec.capacity_bytes), FormatBytes(options.capacity_bytes));
+  }
+  TIDEPOOL_ASSIGN_OR_RETURN(const auto bundle, profile::OpenBundle(spec.bundle));
+  const profile::Hardware& hardware = bundle->manifest.hardware;
+  OneDevice device{.options = options, .computes = spec.functional};
+  TIDEPOOL_ASSIGN_OR_RETURN(device.options.name, NameEverywhere(options.name, spec.bundle));
+  if (options.capacity_bytes == 0 && spec.capacity_bytes == 0) {
+    device.options.capacity_bytes =
+        hardware.memory_bytes > 0 ? std::min(usual_bytes, static_cast<int64_t>(hardware.memory_bytes)) : usual_bytes;
+  }
+  TIDEPOOL_ASSIGN_OR_RETURN(device.options.capacity_bytes, CapacityOf(device.options, spec, hardware));
+  return device;
+}
 
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options) {
   TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
@@ -211,6 +258,15 @@ StatusOr<std::unique_ptr<Device>> AttachEmulatedDevice(const DeviceInfo& info, M
   DeviceInfo attached = info;
   attached.mapping = mapping;
   return std::make_unique<EmulatedDevice>(std::move(system), std::move(attached), 0, PinnedOptions(), std::move(memory));
+}
+
+std::string Describe(const device::DeviceProperties& properties) {
+  std::string_view source = properties.profile_source;
+  constexpr std::string_view kSaidAlready = "estimated from: ";
+  if (properties.estimated && source.starts_with(kSaidAlready)) source.remove_prefix(kSaidAlready.size());
+  return fmt::format("times from profile '{}', {}{}; {}", properties.profile, properties.estimated ? "estimated" : "measured",
+                     source.empty() ? "" : fmt::format(" ({})", source),
+                     properties.computes ? "results are computed on this machine" : "results are zeros");
 }
 
 std::shared_ptr<System> SystemOf(Device* device) {

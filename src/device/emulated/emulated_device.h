@@ -13,9 +13,14 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceO
 // The same with times of another source than the bundle that the name gives; for tests and for sources that are no bundles.
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options,
                                                                    std::shared_ptr<const CostSource> costs);
+// CheckOneDevice (device.h) for a name with the prefix.
+StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes);
 // Shares the compute and copy timelines of the device with the other processes that have it. A system of several devices shares
 // memory only.
 StatusOr<std::unique_ptr<Device>> AttachEmulatedDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd);
+
+// One line for people: "times from profile 'v100', estimated (NVIDIA V100 datasheet); results are computed on this machine".
+std::string Describe(const DeviceProperties& properties);
 
 // The system of an emulated device; null for others.
 std::shared_ptr<System> SystemOf(Device* device);

@@ -2,10 +2,13 @@
 
 #include <unistd.h>
 
+#include <filesystem>
 #include <thread>
 
+#include "base/testing.h"
 #include "device/device_contract.h"
 #include "device/emulated/testing.h"
+#include "profile/planted.h"
 
 namespace tidepool::device::emulated {
 namespace {
@@ -171,6 +174,62 @@ TEST(EmulatedDevice, CapacityBeyondTheHardwareOrTheMachineIsRefused) {
   EXPECT_GT((*whole)->info().capacity_bytes, int64_t{130'000'000'000}) << "pages that nobody touches cost nothing";
 }
 
+TEST(EmulatedDevice, SaysWhereItsTimesComeFrom) {
+  DeviceProperties properties{.estimated = true, .profile = "v100", .profile_source = "estimated from: a datasheet"};
+  EXPECT_EQ(Describe(properties), "times from profile 'v100', estimated (a datasheet); results are computed on this machine");
+  properties = {.computes = false, .profile = "mine"};
+  EXPECT_EQ(Describe(properties), "times from profile 'mine', measured; results are zeros");
+}
+
+TEST(CheckOneDevice, SettlesTheCapacity) {
+  const auto capacity = [](const std::string& name, int64_t asked_bytes) {
+    const auto device = CheckOneDevice({.name = name, .capacity_bytes = asked_bytes}, 2 << 20);
+    EXPECT_TRUE(device.ok()) << ToString(device.status());
+    return device.ok() ? device->options.capacity_bytes : -1;
+  };
+  EXPECT_EQ(capacity("host", 0), 2 << 20);
+  EXPECT_EQ(capacity("host", 6 << 20), 6 << 20);
+  EXPECT_EQ(capacity("emulated:v100", 0), 2 << 20);
+  EXPECT_EQ(capacity("emulated:v100,capacity=4MiB", 0), 4 << 20);
+  EXPECT_EQ(capacity("emulated:v100,capacity=4MiB", 4 << 20), 4 << 20);
+  EXPECT_EQ(capacity("emulated:v100", 6 << 20), 6 << 20);
+  EXPECT_EQ(CheckOneDevice({.name = "emulated:t4"}, int64_t{1} << 40)->options.capacity_bytes >> 20, 16'000'000'000 >> 20);
+  EXPECT_TRUE(CheckOneDevice({.name = "emulated:v100"}, 2 << 20)->computes);
+  EXPECT_FALSE(CheckOneDevice({.name = "emulated:v100,mode=timing"}, 2 << 20)->computes);
+}
+
+TEST(CheckOneDevice, SaysWhatIsAllowedInstead) {
+  const auto message = [](const std::string& name, int64_t asked_bytes = 0) {
+    return MessageOf(CheckOneDevice({.name = name, .capacity_bytes = asked_bytes}, 2 << 20).status());
+  };
+  EXPECT_THAT(message("tpu"), HasSubstr("device name 'tpu' is unknown; allowed: host, cuda:<index>, emulated:<profile>"));
+  EXPECT_THAT(message("v100"), HasSubstr("did you mean 'emulated:v100'?"));
+  EXPECT_THAT(message("cuda:x"), HasSubstr("'cuda:x' is unknown"));
+  EXPECT_THAT(message("emulated:h200x8,mode=timing"),
+              HasSubstr("means 8 devices; a node or a training job runs one device. Allowed here: 'emulated:h200'"));
+  EXPECT_THAT(message("emulated:h200,clock=virtual"),
+              HasSubstr("clock is 'virtual', which sockets and other processes cannot follow; allowed here: real"));
+  EXPECT_THAT(message("emulated:h200,share=round-robin"),
+              HasSubstr("share is 'round-robin'; allowed where several processes use a device: fifo"));
+  EXPECT_THAT(message("emulated:h200,mode=fast"), HasSubstr("mode is 'fast'; allowed: timing, functional"));
+  EXPECT_THAT(message("emulated:h2000"), HasSubstr("did you mean 'h200'?"));
+  EXPECT_THAT(message("emulated:v100,capacity=4MiB", 6 << 20),
+              HasSubstr("its name says a capacity of 4.00 MiB, and 6.00 MiB is asked for beside it"));
+  EXPECT_THAT(message("emulated:t4", int64_t{17} << 30), HasSubstr("its capacity is 17.0 GiB; allowed: at most the"));
+  EXPECT_THAT(message("host", -1), HasSubstr("capacity is -1 bytes; allowed: 0 and above"));
+}
+
+TEST(CheckOneDevice, NamesAProfilesFolderSoThatEveryProcessFindsIt) {
+  tidepool::testing::TempDir folder;
+  const std::string name = profile::testing::WritePlantedBundle(folder.path(), {});
+  const std::string path = name.substr(kPrefix.size());
+  const std::string relative = std::filesystem::relative(path).string();
+  ASSERT_THAT(relative, HasSubstr("/"));
+  const auto device = CheckOneDevice({.name = fmt::format("{}{},mode=timing,seed=3", kPrefix, relative)}, 2 << 20);
+  ASSERT_TRUE(device.ok()) << ToString(device.status());
+  EXPECT_EQ(device->options.name, fmt::format("{},mode=timing,seed=3", name));
+}
+
 // Both have the same engine: what one reserved the other cannot have. Lower bounds hold on any machine.
 TEST(EmulatedDevice, ProcessesThatHaveOneDeviceShareItsEngine) {
   auto maker = OpenDevice({.name = "emulated:h200,mode=timing", .capacity_bytes = 4 << 20});
@@ -195,6 +254,7 @@ TEST(EmulatedDevice, ProcessesThatHaveOneDeviceShareItsEngine) {
   }
   const absl::Duration busy = (*other)->timeline()->busy.at(EngineKind::kCompute);
   EXPECT_EQ((*maker)->timeline()->busy.at(EngineKind::kCompute), busy) << "of both";
+  for (Device* device : {maker->get(), other->get()}) EXPECT_EQ(device->timeline()->own_busy.at(EngineKind::kCompute), busy / 2);
   const absl::Duration each = busy / (2 * kSteps);
   EXPECT_GT(each, absl::Microseconds(50));
   std::sort(ends.begin(), ends.end());
@@ -247,7 +307,7 @@ namespace {
 
 INSTANTIATE_TEST_SUITE_P(
     Emulated, DeviceContract,
-    testing::Values(
+    ::testing::Values(
         DeviceFactory{"RealTime", [](int64_t c, int64_t p) { return emulated::OpenIt("emulated:h200", c, p); }},
         DeviceFactory{"Virtual", [](int64_t c, int64_t p) { return emulated::OpenIt("emulated:h200,clock=virtual", c, p); }},
         DeviceFactory{
@@ -262,7 +322,7 @@ INSTANTIATE_TEST_SUITE_P(
                       }},
         DeviceFactory{"AttachedFast", [](int64_t c, int64_t p) { return emulated::AttachIt(c, p, MappingMode::kFast); }},
         DeviceFactory{"AttachedStrict", [](int64_t c, int64_t p) { return emulated::AttachIt(c, p, MappingMode::kStrict); }}),
-    [](const testing::TestParamInfo<DeviceFactory>& factory) { return factory.param.name; });
+    [](const ::testing::TestParamInfo<DeviceFactory>& factory) { return factory.param.name; });
 
 }  // namespace
 }  // namespace tidepool::device
