@@ -24,7 +24,7 @@ class PlanVerb : public Verb {
   std::string details() const override {
     return "Searches cuts into stages, devices per stage, tensor and data parallel widths, micro-batch and recomputation; says "
            "how far\n"
-           "from the best possible its plan is at most (with --cost parity and --search auto). Ctrl-C ends with the best plan so far.\n"
+           "from the best possible its plan is at most (with --search auto). Ctrl-C ends with the best plan so far.\n"
            "  tidepool plan --model gpt:1.3b --global-batch 512 --gpus-per-node 4 --gpu-memory-mib 12000\n"
            "  tidepool plan --model gpt:1.3b --global-batch 512 --profiles profiled-time-miniset --gpus-per-node 4 \\\n"
            "      --gpu-memory-mib 12000 --baselines --explain --out plan.json";

@@ -216,6 +216,21 @@ TEST_F(PlanVerbs, SearchSaysWhatIsWrongOrImpossible) {
   EXPECT_EQ(RunWords({"plan", "--model", root_.Write("x.json", "{"), "--global-batch", "8"}).code, kExitUsage);
 }
 
+TEST_F(PlanVerbs, SearchGivesABoundUnderBothCostModels) {
+  for (const char* cost : {"calibrated", "parity"}) {
+    const std::vector<std::string> words = {"plan",   "--model", "gpt-layers:4", "--global-batch", "64", "--gpus-per-node", "2",
+                                            "--cost", cost};
+    EXPECT_THAT(RunWords(words).out, HasSubstr("certificate  no plan is faster than")) << cost;
+    std::vector<std::string> more = words;
+    more.insert(more.end(), {"-o", "json"});
+    const auto json = RunWords(more).json();
+    EXPECT_GT(json["lower_bound_seconds"].get<double>(), 0) << cost;
+    EXPECT_LE(json["lower_bound_seconds"].get<double>(), json["iteration_seconds"].get<double>()) << cost;
+    EXPECT_LT(json["gap"].get<double>(), 0.1) << cost;
+    EXPECT_EQ(json["plan"]["lower_bound_seconds"], json["lower_bound_seconds"]);
+  }
+}
+
 TEST_F(PlanVerbs, PlansRememberTheOptionsThatTheyWereMadeWith) {
   const std::string file = root_.File("plan.json");
   const Outcome found = RunWords(SmallSearch(

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "plan/calibrated_bound.h"
 #include "plan/op_splits.h"
 #include "plan/programme_search.h"
 #include "plan/vectorize.h"
@@ -293,7 +294,7 @@ class BoundOracle : public StageOracle {
 
 double LowerBoundBelow(const CostModel& model, const SearchRequest& request, double upper_ms, Workers* workers,
                        const std::function<bool()>& interrupted) {
-  // Other models are not sums over ops in the way that this bound needs.
+  if (model.name() == "calibrated") return CalibratedBoundBelow(model, request, upper_ms, workers, interrupted);
   if (model.name() != "parity") return 0;
   double bound_us = upper_ms * 1000;
   const StageBounds bounds{.min_stages = request.min_stages, .max_stages = request.max_stages};

@@ -1,4 +1,5 @@
-// A bound below every plan of the per-op space.
+// A bound below every plan of the per-op space, under the parity and the calibrated model (but not with device groups). The proof
+// is in calibrated_bound.cc and docs/plan.md.
 #pragma once
 
 #include <functional>
