@@ -301,6 +301,10 @@ double LowerBoundBelow(const CostModel& model, const SearchRequest& request, dou
   for (const int32_t micro_batch : request.micro_batches) {
     StageProgramme programme(model, micro_batch, request.global_batch / micro_batch, bounds);
     if (programme.FloorUs() > bound_us) continue;
+    if (model.cluster().gpus() > kManyGpus) {  // work alone, as if memory were no matter
+      bound_us = programme.FloorUs();
+      continue;
+    }
     // What prices are good for is seen at few cuts.
     PriceUse use;
     StageBounds few = bounds;

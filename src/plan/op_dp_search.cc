@@ -56,10 +56,26 @@ RankedPlan WithBestCuts(const CostModel& model, const SearchRequest& request, Ra
   return plan;
 }
 
+// Stages of so many devices that there are not too many of them; of fewer if that gives nothing.
+StatusOr<SearchResult> SearchManyGpus(const CostModel& model, const SearchRequest& request) {
+  StageBounds where;
+  where.least_gpus = model.cluster().gpus() / kManyGpus;
+  if (request.max_stages == 0 && request.min_stages > kManyGpus) where.least_gpus = 1;
+  for (;; where.least_gpus /= 2) {
+    StatusOr<SearchResult> result = SearchWith(model, request, where);
+    if (result.status().code() == StatusCode::kResourceExhausted && where.least_gpus > 1) continue;
+    if (result.ok() && where.least_gpus > 1) {
+      result->notes.push_back(fmt::format("only stages of {} devices or more were tried", where.least_gpus));
+    }
+    return result;
+  }
+}
+
 }  // namespace
 
 StatusOr<SearchResult> SearchOpDp(const CostModel& model, const SearchRequest& request) {
   const SearchLimits limits(request);
+  if (model.cluster().gpus() > kManyGpus) return SearchManyGpus(model, request);
   StageBounds where;
   if (model.ops().size() > kMostCuts) where.cuts = SomeCuts(model.ops(), kMostCuts);
   StatusOr<SearchResult> result = SearchWith(model, request, where);

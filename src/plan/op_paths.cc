@@ -97,7 +97,7 @@ TIDEPOOL_PLAN_WIDE void PathFront::Extend(int32_t position, int32_t split, int32
   const double* reshard = splits_.Reshard(position);
   const double us = cost.us + (recompute != 0 ? cost.again_us : 0);
   // Lanes [lane, end), which all come from one state.
-  const auto extend = [&](int32_t before, int32_t lane, int32_t end) {
+  const auto extend = [&](int32_t before, int32_t lane, int32_t end) __attribute__((always_inline)) {
     const OpSplitCost& last = splits_.At(last_, before / 2);
     const bool freed = before % 2 != 0 && frees;
     const double freed_mib = freed ? last.activation_mib : 0, keep_open = freed ? 1 : 0;

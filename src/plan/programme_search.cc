@@ -89,7 +89,7 @@ class ProgrammeSearch {
   std::vector<Attempt> QuickAttempts(const StageBounds& bounds) {
     std::vector<Attempt> attempts;
     StageBounds few = bounds;
-    few.cuts = SomeCuts(model_.ops(), std::max(kFewCuts, kFewCutsPerDevice * model_.cluster().gpus()));
+    few.cuts = SomeCuts(model_.ops(), std::max(kFewCuts, kFewCutsPerDevice * std::min(model_.cluster().gpus(), kManyGpus)));
     const size_t all = bounds.cuts.empty() ? model_.ops().ops.size() : bounds.cuts.size();
     if (!bounds.corridor.empty() || 2 * few.cuts.size() > all) return attempts;
     double best_us = kNever;
@@ -247,7 +247,7 @@ StatusOr<SearchResult> SearchByProgramme(const CostModel& model, const SearchReq
                             result.hit_budget ? fmt::format("budget of {} evaluations", request.budget)
                                               : fmt::format("wall limit of {:.1f} s", absl::ToDoubleSeconds(request.wall_limit)));
   }
-  if (!where.cuts.empty() || !where.corridor.empty())
+  if (!where.cuts.empty() || !where.corridor.empty() || where.least_gpus > 1)
     return ResourceExhausted("no plan fits with stages that begin where they may");
   return NothingFits(model, request);
 }

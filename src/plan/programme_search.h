@@ -39,6 +39,8 @@ class SearchLimits {
   std::function<bool()> stopped_;
 };
 
+inline constexpr int32_t kManyGpus = 64;  // above, not every number of devices is tried for a stage
+
 // About `most` ops at which stages may begin: the same of every repeat, the first of a repeat among them; layer starts where
 // nothing repeats.
 std::vector<int32_t> SomeCuts(const OpList& ops, int32_t most);

@@ -4,6 +4,8 @@
 
 #include <functional>
 
+#include "plan/path_planner.h"
+#include "plan/programme_search.h"
 #include "plan/recompute_rule.h"
 #include "plan/search.h"
 #include "plan/testing.h"
@@ -299,6 +301,126 @@ TEST(PerOpSearch, GivesTheSamePlansAndBoundForAnyNumberOfThreads) {
       for (size_t k = 0; k < one->plans.size(); ++k) EXPECT_EQ(one->plans[k].plan.Key(), many->plans[k].plan.Key());
     }
   }
+}
+
+// The same list with its layers as one segment, as two of which stages reach over the end, and as none.
+TEST(PerOpSearch, JoinsWindowsOverSegmentsWithoutHarm) {
+  std::mt19937 random(10);
+  int compared = 0;
+  for (int i = 0; i < 6; ++i) {
+    SCOPED_TRACE(i);
+    testing::RandomProblemOptions options;
+    options.list = {.layers = 8, .period = 4, .extra = 2, .reshards = i % 2 == 0};
+    options.cluster = {.nodes = 1, .gpus_per_node = 4, .memory_limit_mib = 900.0 + 400.0 * i};
+    const auto problem = testing::MakeRandomProblem(random, options);
+    const SearchRequest request{.global_batch = 64, .micro_batches = {1, 2}, .threads = 2};
+    std::vector<double> bounds, found;
+    for (const std::vector<Segment>& segments :
+         {std::vector<Segment>{}, std::vector<Segment>{{2, 4, 8}}, std::vector<Segment>{{2, 4, 4}, {18, 4, 4}}}) {
+      OpList ops = problem->ops;
+      ops.segments = segments;
+      ASSERT_TRUE(ops.Finish().ok());
+      const auto model = MakeParityModel(ops, *problem->table, problem->cluster, request.micro_batches);
+      ASSERT_TRUE(model.ok()) << ToString(model.status());
+      const auto bound = LowerBound(**model, request);
+      const auto result = Search(SearchKind::kAuto, **model, request);
+      ASSERT_TRUE(bound.ok());
+      if (!result.ok()) continue;
+      EXPECT_TRUE(FindFaults(**model, result->plans[0].plan).empty());
+      bounds.push_back(*bound);
+      found.push_back(result->best_ms());
+    }
+    if (found.size() < 3) continue;
+    ++compared;
+    EXPECT_NEAR(bounds[1] / bounds[0], 1, 1e-4);
+    // A join leaves out what resharding costs where it is, no more.
+    EXPECT_LE(bounds[2], bounds[0] * (1 + 1e-4));
+    EXPECT_GE(bounds[2], bounds[0] * 0.8);
+    for (const double ms : found) {
+      EXPECT_GE(ms, bounds[0]);
+      EXPECT_LE(ms, found[0] * 1.03);
+    }
+  }
+  EXPECT_GE(compared, 3);
+}
+
+TEST(PerOpSearch, GivesTheSamePlansAndBoundOfLongListsForAnyNumberOfThreads) {
+  std::mt19937 random(13);
+  testing::RandomProblemOptions options;
+  options.list = {.layers = 70, .period = 4, .extra = 2};
+  options.cluster = {.nodes = 2, .gpus_per_node = 4, .memory_limit_mib = 9000};
+  const auto problem = testing::MakeRandomProblem(random, options);
+  SearchRequest request{.global_batch = 64, .micro_batches = {1, 2}, .threads = 1};
+  const auto one = Search(SearchKind::kAuto, *problem->model, request);
+  ASSERT_TRUE(one.ok()) << ToString(one.status());
+  EXPECT_TRUE(FindFaults(*problem->model, one->plans[0].plan).empty());
+  EXPECT_GT(one->lower_bound_ms, 0);
+  EXPECT_LE(one->lower_bound_ms, one->best_ms());
+  request.threads = 3;
+  const auto three = Search(SearchKind::kAuto, *problem->model, request);
+  ASSERT_TRUE(three.ok());
+  EXPECT_EQ(one->lower_bound_ms, three->lower_bound_ms);
+  EXPECT_EQ(one->evaluations, three->evaluations);
+  EXPECT_EQ(one->plans[0].plan.Key(), three->plans[0].plan.Key());
+}
+
+TEST(PerOpSearch, BeginsStagesWhereItIsToldTo) {
+  std::mt19937 random(11);
+  testing::RandomProblemOptions options;
+  options.list = {.layers = 8, .period = 4, .extra = 2};
+  options.cluster = {.nodes = 1, .gpus_per_node = 4, .memory_limit_mib = 4000};
+  const auto problem = testing::MakeRandomProblem(random, options);
+  const SearchRequest request{.global_batch = 64, .micro_batches = {1, 2}, .threads = 1, .min_stages = 3};
+  const MakeStagePlanner make = [](const StageProgramme& programme) { return std::make_unique<PathPlanner>(programme); };
+  const auto anywhere = SearchByProgramme(*problem->model, request, make);
+  ASSERT_TRUE(anywhere.ok()) << ToString(anywhere.status());
+  StageBounds where;
+  where.cuts = SomeCuts(problem->ops, 10);
+  EXPECT_EQ(where.cuts.front(), 0);
+  EXPECT_LE(where.cuts.size(), 12u);
+  const auto few = SearchByProgramme(*problem->model, request, make, where);
+  ASSERT_TRUE(few.ok()) << ToString(few.status());
+  for (const StagePtr& stage : few->plans[0].plan.stages) {
+    EXPECT_TRUE(std::binary_search(where.cuts.begin(), where.cuts.end(), stage->first())) << stage->first();
+  }
+  // Around the plan, with all cuts: nothing else is found than the best one, if it lies there.
+  where = {};
+  int32_t behind = 4;
+  where.corridor.assign(5, {0, problem->ops.size()});
+  for (const StagePtr& stage : anywhere->plans[0].plan.stages) {
+    where.corridor[behind] = {std::max(0, stage->first() - 1), stage->first() + 1};
+    behind -= stage->gpus();
+  }
+  where.expected_us = anywhere->best_ms() * 1000;
+  const auto near = SearchByProgramme(*problem->model, request, make, where);
+  ASSERT_TRUE(near.ok()) << ToString(near.status());
+  EXPECT_NEAR(near->best_ms() / anywhere->best_ms(), 1, 1e-3);
+  behind = 4;
+  for (const StagePtr& stage : near->plans[0].plan.stages) {
+    EXPECT_GE(stage->first(), where.corridor[behind].first);
+    EXPECT_LE(stage->first(), where.corridor[behind].second);
+    behind -= stage->gpus();
+  }
+}
+
+TEST(PerOpSearch, PlansForManyDevicesWithLargeStages) {
+  std::mt19937 random(12);
+  testing::RandomProblemOptions options;
+  options.list = {.layers = 20, .period = 4, .extra = 2};
+  options.cluster = {.nodes = 32, .gpus_per_node = 4, .memory_limit_mib = 4000};
+  const auto problem = testing::MakeRandomProblem(random, options);
+  SearchRequest request{.global_batch = 256, .micro_batches = {4, 2}, .threads = 1};
+  const auto one = Search(SearchKind::kAuto, *problem->model, request);
+  ASSERT_TRUE(one.ok()) << ToString(one.status());
+  EXPECT_TRUE(FindFaults(*problem->model, one->plans[0].plan).empty());
+  EXPECT_GT(one->lower_bound_ms, 0);
+  EXPECT_LE(one->lower_bound_ms, one->best_ms());
+  EXPECT_THAT(one->notes, ::testing::Contains(HasSubstr("only stages of 2 devices or more")));
+  for (const StagePtr& stage : one->plans[0].plan.stages) EXPECT_GE(stage->gpus(), 2);
+  request.threads = 2;
+  const auto two = Search(SearchKind::kAuto, *problem->model, request);
+  ASSERT_TRUE(two.ok());
+  EXPECT_EQ(one->plans[0].plan.Key(), two->plans[0].plan.Key());
 }
 
 }  // namespace

@@ -80,9 +80,10 @@ StageProgramme::StageProgramme(const CostModel& model, int32_t micro_batch, int6
       bounds_(std::move(bounds)),
       gpus_(model.cluster().gpus()),
       sizes_(model.StageSizes(micro_batch)) {
+  std::erase_if(sizes_, [&](int32_t size) { return size < bounds_.least_gpus; });
   PreparePoints();
   PrepareClasses();
-  const int32_t most = std::min(points_, gpus_);
+  const int32_t most = std::min(points_, gpus_ / std::max(1, sizes_.empty() ? 1 : sizes_.front()));
   bounds_.max_stages = bounds_.max_stages == 0 ? most : std::min(bounds_.max_stages, most);
   PrepareOps();
   const Cluster& cluster = model_.cluster();
@@ -199,7 +200,9 @@ void StageProgramme::SetBands() {
   band_lo_.assign(gpus_ + 1, 0);
   band_hi_.assign(gpus_ + 1, -1);
   const double all = work_us_[points_];
-  if (all / limit_us_ * kSlack > gpus_) return;
+  if (sizes_.empty() || all / limit_us_ * kSlack > gpus_) return;
+  int32_t unit = 0;  // devices of stages come in multiples of it
+  for (const int32_t size : sizes_) unit = std::gcd(unit, size);
   // What stands before and behind a point needs devices.
   std::vector<int32_t> least(points_ + 1), most(points_ + 1);
   for (int32_t i = 0; i <= points_; ++i) {
@@ -207,7 +210,7 @@ void StageProgramme::SetBands() {
     least[i] = i == 0 ? gpus_ : std::max(static_cast<int32_t>(std::ceil(behind)), i < points_ ? 1 : 0);
     most[i] = i == points_ ? 0 : gpus_ - std::max(static_cast<int32_t>(std::ceil(before)), i > 0 ? 1 : 0);
   }
-  for (int32_t gpus = 0; gpus <= gpus_; ++gpus) {
+  for (int32_t gpus = 0; gpus <= gpus_; gpus += unit) {
     const auto first = std::partition_point(least.begin(), least.end(), [&](int32_t value) { return value > gpus; });
     const auto last = std::partition_point(most.begin(), most.end(), [&](int32_t value) { return value >= gpus; });
     band_lo_[gpus] = static_cast<int32_t>(first - least.begin());

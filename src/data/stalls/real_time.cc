@@ -52,7 +52,8 @@ class OwnTime {
   void Took(absl::Time begin) { now_ += Clock::Real()->Now() - begin; }
   void Sleep(double seconds) { now_ += absl::Seconds(seconds); }
   void CatchUp() const { Clock::Real()->SleepUntil(now_); }
-  void Set(absl::Time now) { now_ = now; }
+  void NotBefore(absl::Time moment) { now_ = std::max(now_, moment); }
+  absl::Time now() const { return now_; }
 
  private:
   absl::Time now_;
@@ -61,7 +62,12 @@ class OwnTime {
 class RealPipeline {
  public:
   RealPipeline(const PipelineSpec& spec, const std::function<bool()>& stopped)
-      : spec_(spec), stopped_(stopped), batches_(spec.batches_per_epoch()), ready_(batches_, false) {}
+      : spec_(spec),
+        stopped_(stopped),
+        batches_(spec.batches_per_epoch()),
+        ready_at_(batches_, absl::InfiniteFuture()),
+        delivered_at_(batches_, absl::InfiniteFuture()),
+        taken_at_(batches_, absl::InfiniteFuture()) {}
   ~RealPipeline() {
     {
       absl::MutexLock lock(&mu_);
@@ -73,13 +79,13 @@ class RealPipeline {
   StatusOr<RealTimeRun> Run() {
     TIDEPOOL_RETURN_IF_ERROR(Open());
     const CacheStats before = cache_ != nullptr ? cache_->stats() : CacheStats();
-    const absl::Time begin = device_->HostNow();
-    opens_at_ = Clock::Real()->Now() + absl::Seconds(spec_.restart_seconds);
+    begin_ = device_->HostNow();
+    opens_at_ = begin_ + absl::Seconds(spec_.restart_seconds);
     for (int worker = 0; worker < spec_.cores; ++worker) threads_.emplace_back([this, worker] { Work(worker); });
     threads_.emplace_back([this] { Pin(); });
-    absl::Time end = begin;
+    absl::Time end = begin_;
     for (int64_t step = 0; step < batches_; ++step) TIDEPOOL_RETURN_IF_ERROR(Step(step, &end));
-    Conclude(before, end - begin);
+    Conclude(before, end - begin_);
     return result_;
   }
 
@@ -130,38 +136,37 @@ class RealPipeline {
       time.CatchUp();
       absl::MutexLock lock(&mu_);
       if (stopping_) return;
-      ready_[step] = true;
+      ready_at_[step] = time.now();
     }
   }
 
   // Until the batch may be begun. False: the run is over.
   bool AwaitRoom(int64_t step, OwnTime* time) {
-    const auto room = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || step < taken_ + spec_.batches_ahead; };
     absl::MutexLock lock(&mu_);
-    if (!room()) {
-      Clock::Real()->Await(&mu_, room, absl::InfiniteFuture());
-      time->Set(Clock::Real()->Now());
-    }
-    return !stopping_;
+    return step < spec_.batches_ahead ? !stopping_ : Follow(taken_at_[step - spec_.batches_ahead], time);
+  }
+
+  // Waits for a moment that another thread sets, and goes on then. False: the run is over.
+  bool Follow(const absl::Time& moment, OwnTime* time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const auto known = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || moment != absl::InfiniteFuture(); };
+    Clock::Real()->Await(&mu_, known, absl::InfiniteFuture());
+    if (stopping_) return false;
+    time->NotBefore(moment);
+    return true;
   }
 
   // In order, one batch after the other.
   void Pin() {
     OwnTime time(opens_at_);
     for (int64_t step = 0; step < batches_; ++step) {
-      const auto ready = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || ready_[step]; };
       {
         absl::MutexLock lock(&mu_);
-        if (!ready()) {
-          Clock::Real()->Await(&mu_, ready, absl::InfiniteFuture());
-          time.Set(Clock::Real()->Now());
-        }
-        if (stopping_) return;
+        if (!Follow(ready_at_[step], &time)) return;
       }
       time.Sleep(spec_.pin_seconds);
       time.CatchUp();
       absl::MutexLock lock(&mu_);
-      delivered_ = step + 1;
+      delivered_at_[step] = time.now();
     }
   }
 
@@ -170,28 +175,30 @@ class RealPipeline {
     failure_.Update(status);
   }
 
-  // Waits for the batch and takes it, so that another one may be begun.
-  Status TakeBatch(int64_t step) {
+  // Waits for the batch and takes it, so that another one may be begun. Returns when the loop had it, in the loop's time: a loop
+  // that woke late from its last step is not early for a batch that came meanwhile.
+  StatusOr<absl::Time> TakeBatch(int64_t step) {
     const absl::Time limit =
         Clock::Real()->Now() + kLimit +
         absl::Seconds(spec_.restart_seconds + spec_.pin_seconds + static_cast<double>(spec_.batch) * spec_.prep_seconds);
-    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !failure_.ok() || delivered_ > step; };
+    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return !failure_.ok() || delivered_at_[step] != absl::InfiniteFuture();
+    };
     absl::MutexLock lock(&mu_);
     while (!Clock::Real()->Await(&mu_, there, std::min(limit, Clock::Real()->Now() + kPatience))) {
       if (stopped_ != nullptr && stopped_()) return Cancelled("stopped at step {} of {}", step, batches_);
       if (Clock::Real()->Now() >= limit) return DeadlineExceeded("batch {} of {} did not come", step, batches_);
     }
     TIDEPOOL_RETURN_IF_ERROR(failure_);
-    taken_ = step + 1;
-    return {};
+    taken_at_[step] = std::max(device_->HostNow(), delivered_at_[step]);
+    return taken_at_[step];
   }
 
   Status Step(int64_t step, absl::Time* end) {
     if (stopped_ != nullptr && stopped_()) return Cancelled("stopped at step {} of {}", step, batches_);
     PipelineRun& run = result_.run;
-    const absl::Time asked = device_->HostNow();
-    TIDEPOOL_RETURN_IF_ERROR(TakeBatch(step));
-    const absl::Time got = device_->HostNow();
+    const absl::Time asked = step == 0 ? begin_ : device_->HostNow();
+    TIDEPOOL_ASSIGN_OR_RETURN(const absl::Time got, TakeBatch(step));
     const double waited = absl::ToDoubleSeconds(got - asked);
     run.wait_seconds += waited;
     if (step == 0) run.first_wait_seconds = waited;
@@ -200,7 +207,8 @@ class RealPipeline {
     last_taken_ = got;
     const double host =
         spec_.host_seconds + (period > 0 ? spec_.pin_turn_seconds * std::min(1.0, spec_.pin_seconds / period) : 0);
-    TIDEPOOL_ASSIGN_OR_RETURN(*end, device_->RunAlone(host + spec_.copy_seconds,
+    const double early = std::max(0.0, absl::ToDoubleSeconds(got - device_->HostNow()));
+    TIDEPOOL_ASSIGN_OR_RETURN(*end, device_->RunAlone(early + host + spec_.copy_seconds,
                                                       kLimit + absl::Seconds(host + spec_.copy_seconds + spec_.compute_seconds)));
     run.host_seconds += host;
     run.copy_seconds += spec_.copy_seconds;
@@ -236,12 +244,12 @@ class RealPipeline {
   std::unique_ptr<PacedSource> paced_;
   std::unique_ptr<SwitchSource> disk_;
   std::unique_ptr<Cache> cache_;
-  absl::Time opens_at_, last_taken_;  // opens_at_ is set before the threads start
+  absl::Time begin_, opens_at_, last_taken_;  // the first two are set before the threads start
 
   absl::Mutex mu_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  int64_t taken_ ABSL_GUARDED_BY(mu_) = 0, delivered_ ABSL_GUARDED_BY(mu_) = 0;
-  std::vector<bool> ready_ ABSL_GUARDED_BY(mu_);  // by step: prepared
+  // By step, in the time of the thread that did it; InfiniteFuture until then.
+  std::vector<absl::Time> ready_at_ ABSL_GUARDED_BY(mu_), delivered_at_ ABSL_GUARDED_BY(mu_), taken_at_ ABSL_GUARDED_BY(mu_);
   Status failure_ ABSL_GUARDED_BY(mu_);
   std::vector<std::thread> threads_;
   RealTimeRun result_;  // of the calling thread

@@ -4,8 +4,9 @@
 // thread that pins, the training loop, and the classes that a training job uses: Cache, PacedSource, the emulated device in real
 // time. Preparation and pinning are slept for, so 24 workers run on two cores, and records have no content.
 //
-// A worker keeps its own time: what it sleeps for ends at absolute moments, so late wake-ups do not add up; what it waits for the
-// disk or for room costs what it cost on the real clock.
+// Each thread keeps its own time, and threads hand the moments of what they have done to each other. What a thread sleeps for
+// ends at absolute moments, so late wake-ups do not add up; what a worker waits for the disk costs what it cost on the real
+// clock.
 #pragma once
 
 #include <functional>
