@@ -3,10 +3,12 @@
 // predicted by the parity model, as theirs is.
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <map>
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "cli/experiment.h"
 #include "cli/plan_search.h"
 #include "report/plot.h"
@@ -135,8 +137,23 @@ struct Found {
   Status status;
   plan::SearchKind kind = plan::SearchKind::kAuto;
   plan::SearchResult result;
+  double peak_mib = NAN;  // most memory that this process held meanwhile
   double seconds() const { return status.ok() ? result.best_ms() / 1000 : NAN; }  // of an iteration
 };
+
+// The most resident memory since the last call. NaN where the kernel does not tell.
+double PeakMibSinceLastCall() {
+  double mib = NAN;
+  if (const auto status = ReadFile("/proc/self/status", kMiB); status.ok()) {
+    if (const size_t at = status->find("VmHWM:"); at != std::string::npos) {
+      mib = std::strtod(status->c_str() + at + 6, nullptr) / 1024;
+    }
+  }
+  // 5 sets the mark back to what is resident now.
+  std::ofstream reset("/proc/self/clear_refs");
+  reset << "5" << std::flush;
+  return reset ? mib : NAN;
+}
 
 StatusOr<Found> SearchSetting(const ExperimentContext& context, const std::string& root, const PeerSetting& peer) {
   TIDEPOOL_ASSIGN_OR_RETURN(plan::OpList ops, FindOpList(peer.model));
@@ -150,7 +167,9 @@ StatusOr<Found> SearchSetting(const ExperimentContext& context, const std::strin
     context.show_progress(fmt::format("{}: {}", peer.name, ProgressText(progress)));
   };
   Found found;
+  PeakMibSinceLastCall();
   auto result = plan::Search(found.kind, *setting->model, request);
+  found.peak_mib = PeakMibSinceLastCall();
   found.status = result.status();
   if (result.ok()) found.result = *std::move(result);
   return found;
@@ -171,6 +190,7 @@ Status ForEach(const ExperimentContext& context, const std::string& root, std::v
                   {"ours_seconds", Finite(found.seconds())},
                   {"search_seconds", found.status.ok() ? Json(found.result.seconds) : Json(nullptr)},
                   {"evaluations", found.result.evaluations},
+                  {"peak_mib", Finite(found.peak_mib)},
                   {"gap", bound ? Json(GapOf(found.result)) : Json(nullptr)},
                   {"cut_short", found.result.hit_wall_limit},
                   {"peer_seconds", Finite(peer.peer_seconds)},
@@ -269,23 +289,24 @@ StatusOr<ExperimentReport> Depth(const ExperimentContext& context) {
   ExperimentReport report;
   Table table{
       .columns = {"LAYERS", "OURS s", "ACESO s", "OURS SAMPLES/S", "PUBLISHED ACESO", "PUBLISHED MEGATRON", "SEARCH s",
-                  "PUBLISHED ACESO s", "PUBLISHED ALPA s"},
-      .caption =
-          "GPT of 8 to 1,024 layers on 8 devices: predicted iteration and throughput beside measured ones, and search time"};
+                  "PUBLISHED ACESO s", "PUBLISHED ALPA s", "PEAK MiB"},
+      .caption = "GPT of 8 to 1,024 layers on 8 devices: predicted iteration and throughput beside measured ones; search time, and "
+                 "the memory of this process meanwhile"};
   report::Series ours{.name = "ours, predicted"}, aceso{.name = "Aceso, published"}, search{.name = "ours"},
-      peer_search{.name = "Aceso, published"};
+      peer_search{.name = "Aceso, published"}, memory{.name = "ours"};
   TIDEPOOL_RETURN_IF_ERROR(ForEach(context, root, settings, &report, [&](const PeerSetting& peer, const Found& found) {
     const double layers = std::strtod(peer.size.c_str(), nullptr),
                  samples = static_cast<double>(peer.global_batch) / found.seconds();
     const std::string column = peer.size + "layers";
-    for (auto* one : {&ours, &aceso, &search, &peer_search}) one->x.push_back(layers);
+    for (auto* one : {&ours, &aceso, &search, &peer_search, &memory}) one->x.push_back(layers);
+    memory.y.push_back(found.peak_mib);
     ours.y.push_back(samples);
     aceso.y.push_back(ValueOf(speed, column, "aceso"));
     search.y.push_back(found.status.ok() ? found.result.seconds : NAN);
     peer_search.y.push_back(ValueOf(cost, column, "aceso"));
     table.rows.push_back({Number(layers, 0), Number(found.seconds(), 3), Number(peer.peer_seconds, 3), Number(samples, 2),
                           Number(aceso.y.back(), 2), Number(ValueOf(speed, column, "megatron"), 2), Number(search.y.back(), 2),
-                          Number(peer_search.y.back(), 0), Number(ValueOf(cost, column, "alpa"), 0)});
+                          Number(peer_search.y.back(), 0), Number(ValueOf(cost, column, "alpa"), 0), Number(found.peak_mib, 0)});
   }));
   const report::Axis layers{.label = "layers", .log = true};
   report.plots.push_back(
@@ -293,6 +314,8 @@ StatusOr<ExperimentReport> Depth(const ExperimentContext& context) {
   report.plots.push_back(report::LinePlot(
       {search, peer_search},
       {.title = "Search time", .x = layers, .y = {.label = "search", .unit = report::Unit::kSeconds, .log = true}}));
+  report.plots.push_back(
+      report::LinePlot({memory}, {.title = "Memory while searching", .x = layers, .y = {.label = "MiB", .log = true}}));
   report.tables.push_back(std::move(table));
   return report;
 }
@@ -341,7 +364,7 @@ void AddPlanningFigures(std::vector<Experiment>* experiments) {
   experiments->push_back(
       {"planning/figure-7", "Throughput of plans over Megatron's grid, beside Aceso's and Alpa's", Throughput});
   experiments->push_back({"planning/figure-8", "Search time on every published setting, beside Aceso's and Alpa's", SearchCost});
-  experiments->push_back({"planning/figure-9", "GPT of 8 to 1,024 layers: throughput and search time", Depth});
+  experiments->push_back({"planning/figure-9", "GPT of 8 to 1,024 layers: throughput, search time and memory", Depth});
   experiments->push_back(
       {"planning/accuracy", "Published predictions of time and memory beside published measurements", Accuracy});
 }

@@ -47,6 +47,9 @@ StatusOr<SearchResult> SearchAuto(const CostModel& model, const SearchRequest& r
     result.notes.emplace_back(result.hit_wall_limit ? "the wall limit came before a bound was found"
                                                     : "no bound is known for this cost model");
   }
+  if (result.lower_bound_ms > 0 && model.cluster().gpus() > kManyGpus) {
+    result.notes.push_back(fmt::format("for more than {} devices the bound counts the work alone, so it is far below", kManyGpus));
+  }
   if (request.on_progress) {
     request.on_progress({result.seconds, result.evaluations, result.best_ms(), result.lower_bound_ms});
   }

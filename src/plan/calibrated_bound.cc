@@ -23,6 +23,7 @@
 #include <cmath>
 
 #include "plan/op_splits.h"
+#include "plan/programme_search.h"
 #include "plan/stage_programme.h"
 
 namespace tidepool::plan {
@@ -329,6 +330,7 @@ class CalibratedBound {
     ++passes_;
     StageProgramme programme(model_, micro_batch_, weight, {.min_stages = stages.first, .max_stages = stages.last});
     if (programme.FloorUs() > most_us) return most_us;
+    if (model_.cluster().gpus() > kManyGpus) return programme.FloorUs();  // work alone, as if memory were no matter
     if (most_us < kNever) programme.Expect(programme.Cap(most_us));
     const BoundOracle oracle(programme, CalibratedTerms(model_, micro_batches_, blocking), kNotOnce);
     const auto cuts = programme.Solve(oracle, most_us, workers_, interrupted_, nullptr, 0, kTolerance);
