@@ -24,7 +24,7 @@ struct DemoSettings {
   absl::Duration length = absl::Seconds(45);  // of the load
   uint64_t seed = 1;
   int64_t global_batch = 96, max_micro_batch = 96, evaluation_steps = 0;
-  double learning_rate = 0.006;
+  double learning_rate = 0.002;
   int worker_threads = 0, train_threads = 0;   // 0: half of the cores
   double burst_load = 0.35, calm_load = 0.005;  // of the device, by solo latencies
   double zipf = 0.5;                           // exponent of the models' shares, in the order of data.models
