@@ -97,9 +97,9 @@ class DemoVerb : public Verb {
     table->Add({.key = "demo.seed", .help = "Seed of weights, pictures, training and load"}, &settings_.seed);
     table->Add({.key = "demo.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &settings_.device);
     table->Add({.key = "demo.capacity", .help = "Memory of the device"}, BytesField{&settings_.capacity_bytes});
-    table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: all cores", .advanced = true},
+    table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: half of the cores", .advanced = true},
                &settings_.worker_threads);
-    table->Add({.key = "demo.train_threads", .help = "Threads of the trainer; 0: all cores", .advanced = true},
+    table->Add({.key = "demo.train_threads", .help = "Threads of the trainer; 0: half of the cores", .advanced = true},
                &settings_.train_threads);
     table->Add({.key = "demo.micro_batch", .help = "Largest micro-batch of training", .advanced = true},
                &settings_.max_micro_batch);
