@@ -24,6 +24,7 @@ elseif(TIDEPOOL_TORCH)
 endif()
 
 find_package(libjpeg-turbo REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_library(TIDEPOOL_XXHASH NAMES xxhash REQUIRED)
 find_library(TIDEPOOL_URING NAMES uring)
 if(NOT TIDEPOOL_URING)

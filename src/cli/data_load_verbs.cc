@@ -89,7 +89,7 @@ class DataLoadVerb : public DataVerb {
     table->Add({.key = "data.seed", .help = "Seed of order and augmentation"}, &seed_);
     table->Add({.key = "data.skip_broken", .help = "Leave out samples that cannot be read"}, &skip_broken_);
     data::AddWrapOptions("data", table, &wrap_);
-    data::AddPartitionOptions("data", table, &partition_options_);
+    data::AddPartitionOptions("data", table, &wrap_.partition);
     table->Add({.key = "data.fill", .help = "With --peers: fill this node's part before the first epoch"}, &fill_);
     table->Add({.key = "data.linger", .help = "With --peers: how long to go on answering nodes that are connected when done"},
                &linger_);
@@ -99,18 +99,17 @@ class DataLoadVerb : public DataVerb {
 
   Status Run(const VerbContext& context) override {
     TIDEPOOL_RETURN_IF_ERROR(wrap_.Validate());
-    TIDEPOOL_RETURN_IF_ERROR(partition_options_.Validate(wrap_));
-    if (!partition_options_.partitioned() && fill_) return InvalidArgument("--fill without --peers");
+    if (!wrap_.partition.partitioned() && fill_) return InvalidArgument("--fill without --peers");
     if (epochs_ < 1 || threads_ < 0 || threads_ > 256) {
       return InvalidArgument("{} epochs on {} threads; allowed: 1 or more, on 0 (the cores) to 256", epochs_, threads_);
     }
     if (threads_ == 0) threads_ = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     TIDEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const data::RecordSource> container, Open());
-    TIDEPOOL_ASSIGN_OR_RETURN(source_, data::WrappedSource::Create(std::move(container), wrap_, partition_options_));
+    TIDEPOOL_ASSIGN_OR_RETURN(source_, data::WrappedSource::Create(std::move(container), wrap_));
     TIDEPOOL_ASSIGN_OR_RETURN(dataset_,
                               data::OpenImages(source_, {.image_size = static_cast<int>(image_size_), .min_area = min_area_}));
     if (source_->partition() != nullptr) {
-      fmt::print(stderr, "node {} of {} answers at {}\n", partition_options_.node, partition_options_.peers.size(),
+      fmt::print(stderr, "node {} of {} answers at {}\n", wrap_.partition.node, wrap_.partition.peers.size(),
                  source_->partition()->address());
       if (fill_) TIDEPOOL_RETURN_IF_ERROR(source_->partition()->Fill(absl::InfiniteFuture(), context.stopped));
       partition_ = source_->partition()->stats();  // what filled it is no part of the first epoch
@@ -261,8 +260,8 @@ class DataLoadVerb : public DataVerb {
                FormatBytes(server.record_bytes), server.absent);
     for (size_t node = 0; node < partition_.peers.size(); ++node) {
       const data::PeerStats& peer = partition_.peers[node];
-      if (static_cast<int64_t>(node) == partition_options_.node) continue;
-      fmt::print("node {} at {}: {}, {} requests, {} records, {} absent, {} failures\n", node, partition_options_.peers[node],
+      if (static_cast<int64_t>(node) == wrap_.partition.node) continue;
+      fmt::print("node {} at {}: {}, {} requests, {} records, {} absent, {} failures\n", node, wrap_.partition.peers[node],
                  peer.up ? "up" : "down", peer.requests, peer.records, peer.absent, peer.failures);
     }
   }
@@ -271,9 +270,9 @@ class DataLoadVerb : public DataVerb {
     Json peers = Json::array();
     for (size_t node = 0; node < partition_.peers.size(); ++node) {
       const data::PeerStats& peer = partition_.peers[node];
-      if (static_cast<int64_t>(node) == partition_options_.node) continue;
+      if (static_cast<int64_t>(node) == wrap_.partition.node) continue;
       peers.push_back({{"node", node},
-                       {"address", partition_options_.peers[node]},
+                       {"address", wrap_.partition.peers[node]},
                        {"up", peer.up},
                        {"requests", peer.requests},
                        {"records", peer.records},
@@ -284,8 +283,8 @@ class DataLoadVerb : public DataVerb {
                        {"not_asked", peer.skipped}});
     }
     const data::PartitionServerStats& server = partition_.server;
-    return {{"node", partition_options_.node},
-            {"nodes", partition_options_.peers.size()},
+    return {{"node", wrap_.partition.node},
+            {"nodes", wrap_.partition.peers.size()},
             {"address", source_->partition()->address()},
             {"answered",
              {{"records", server.records},
@@ -352,7 +351,6 @@ class DataLoadVerb : public DataVerb {
   uint64_t seed_ = 1;
   bool skip_broken_ = false;
   data::WrapOptions wrap_;
-  data::PartitionWrapOptions partition_options_;
   bool fill_ = false;
   absl::Duration linger_ = absl::Seconds(30);
   std::string socket_, name_ = "data load";

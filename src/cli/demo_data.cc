@@ -18,17 +18,19 @@ namespace fs = std::filesystem;
 constexpr int kPictureRecipe = 1;
 constexpr int kQuality = 88;
 
+constexpr char kBert[] = "bert:layers=5,width=128,heads=2,sequence=32";
+
 // In the order of their share of the load, the most wanted first.
 const std::vector<std::pair<std::string, std::string>>& ModelSpecs() {
   static const auto* const kSpecs = new std::vector<std::pair<std::string, std::string>>{
-      {"bert-a", "bert:layers=5,width=128,heads=2,sequence=32"},
+      {"bert-a", kBert},
       {"resnet18-a", "resnet18:classes=100,image=32,width=42"},
+      {"bert-b", kBert},
       {"gpt2-a", "gpt2:layers=5,width=192,heads=3,vocab=11776,context=64,sequence=8"},
+      {"bert-c", kBert},
+      {"bert-d", kBert},
       {"resnet34-a", "resnet34:classes=100,image=32,width=30"},
-      {"bert-b", "bert:layers=5,width=128,heads=2,sequence=32"},
-      {"resnet50-a", "resnet50:classes=100,image=32,width=28"},
-      {"gpt2-b", "gpt2:layers=5,width=192,heads=3,vocab=11776,context=64,sequence=8"},
-      {"resnet18-b", "resnet18:classes=100,image=32,width=42"},
+      {"bert-e", kBert},
   };
   return *kSpecs;
 }

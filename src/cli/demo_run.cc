@@ -38,6 +38,7 @@ cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mo
   options.server.worker_binary = settings.worker_binary;
   options.server.worker_threads = settings.worker_threads > 0 ? settings.worker_threads : HalfOfTheCores();
   options.server.mode = mode;
+  options.server.direct_io = settings.direct_io;
   options.server.slo_factor = kSloFactor;
   options.server.idle_eviction = mode == serve::Mode::kStatic ? kNoEviction : kIdleEviction;
   options.train.name = "train";
@@ -77,8 +78,8 @@ Status MakePlan(const DemoSettings& settings, cluster::Node* node, DemoPlan* pla
   plan->load.zipf = settings.zipf;
   plan->load.rate = settings.calm_load / service_s;
   plan->load.burst_rate = settings.burst_load / service_s;
-  plan->load.calm_length = absl::Seconds(10);
-  plan->load.burst_length = absl::Seconds(4);
+  plan->load.calm_length = absl::Seconds(9);
+  plan->load.burst_length = absl::Seconds(3);
   plan->load.length = settings.length;
   plan->load.seed = settings.seed;
   plan->load.slo_factor = kSloFactor;

@@ -20,14 +20,15 @@ namespace tidepool::cli {
 struct DemoSettings {
   DemoData data;
   std::string device = "host";  // as device/device.h names them
-  int64_t capacity_bytes = int64_t{200} << 20;
+  int64_t capacity_bytes = int64_t{190} << 20;
   absl::Duration length = absl::Seconds(45);  // of the load
   uint64_t seed = 1;
-  int64_t global_batch = 96, max_micro_batch = 96, evaluation_steps = 0;
+  int64_t global_batch = 96, max_micro_batch = 64, evaluation_steps = 0;
   double learning_rate = 0.002;
   int worker_threads = 0, train_threads = 0;   // 0: half of the cores
-  double burst_load = 0.35, calm_load = 0.005;  // of the device, by solo latencies
+  double burst_load = 0.22, calm_load = 0.002;  // of the device, by solo latencies
   double zipf = 0.5;                           // exponent of the models' shares, in the order of data.models
+  bool direct_io = true;                       // weights come from the disk at each load, not from the page cache
   std::string worker_binary;                   // empty: beside this program
 };
 

@@ -19,7 +19,7 @@ namespace tidepool::cli {
 namespace {
 
 // Parts of the device that a static split gives to training. Each runs in full.
-constexpr double kStaticSplits[] = {0.18, 0.26, 0.34, 0.42, 0.5};
+constexpr double kStaticSplits[] = {0.2, 0.3, 0.4, 0.5};
 
 std::string MemoryBar(const DemoProgress& progress, int width) {
   if (progress.total_pages <= 0) return {};
@@ -80,7 +80,7 @@ class DemoVerb : public Verb {
   }
   void Register(OptionTable* table) override {
     table->Add({.key = "demo.seconds", .help = "Length of the load, in seconds"}, &seconds_);
-    table->Add({.key = "demo.compare", .help = "Run task-switch and five static splits on the same load beside it"}, &compare_);
+    table->Add({.key = "demo.compare", .help = "Run task-switch and four static splits on the same load beside it"}, &compare_);
     table->Add({.key = "demo.report",
                 .help = "Folder for report.html, demo.json and trace.json; default: ~/.cache/tidepool/demo",
                 .metavar = "DIR"},
@@ -109,6 +109,8 @@ class DemoVerb : public Verb {
                &settings_.burst_load);
     table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true},
                &settings_.calm_load);
+    table->Add({.key = "demo.direct_io", .help = "Models are read from the disk at each load, not from the page cache", .advanced = true},
+               &settings_.direct_io);
     table->Add({.key = "demo.zipf", .help = "Exponent of the models' shares of the load", .advanced = true}, &settings_.zipf);
     table->Add({.key = "demo.static_fraction",
                 .help = "Mode static: training's part of the device; 0: several run, the best is kept",

@@ -52,6 +52,7 @@ void NodeOptions::Register(OptionTable* table, bool with_training) {
   table->Add({.key = "serve.static_train_fraction", .help = "Mode static: the part of the device that training has"}, &static_train_fraction);
   table->Add({.key = "serve.worker_binary", .help = "tidepool-worker; default: beside this program", .metavar = "PATH", .advanced = true}, &server.worker_binary);
   table->Add({.key = "serve.worker_threads", .help = "Threads of the device worker; 0: all cores"}, &server.worker_threads);
+  table->Add({.key = "serve.direct_io", .help = "Read weights past the page cache: for repositories larger than memory"}, &server.direct_io);
   table->Add({.key = "serve.idle_eviction", .help = "A model idle for this long leaves if training misses its memory"}, &server.idle_eviction);
   table->Add({.key = "serve.task_switch_idle", .help = "Mode task-switch: training goes on after this long without requests"}, &server.task_switch_idle);
   table->Add({.key = "serve.shared_memory", .help = "Memory for requests and results in flight", .advanced = true}, BytesField{&server.shared_memory_bytes});

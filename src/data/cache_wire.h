@@ -1,6 +1,7 @@
 // Little-endian fields of the messages of partition_protocol.h and shared_prep_protocol.h. Thread-compatible.
 #pragma once
 
+#include <array>
 #include <concepts>
 #include <cstdint>
 #include <string>
@@ -20,6 +21,11 @@ class FieldWriter {
     text = text.substr(0, UINT16_MAX);
     Add(static_cast<uint16_t>(text.size()));
     text_ += text;
+    return *this;
+  }
+  template <size_t N>
+  FieldWriter& AddBytes(const std::array<uint8_t, N>& bytes) {
+    text_.append(reinterpret_cast<const char*>(bytes.data()), N);
     return *this;
   }
   std::string Finish() { return std::move(text_); }
@@ -55,6 +61,10 @@ class FieldReader {
     std::string text(text_.substr(0, size));
     text_.remove_prefix(size);
     return text;
+  }
+  template <size_t N>
+  void GetBytes(std::array<uint8_t, N>* bytes) {
+    for (uint8_t& byte : *bytes) byte = Get<uint8_t>();
   }
   std::string_view rest() const { return text_; }
   bool failed() const { return failed_; }

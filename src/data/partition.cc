@@ -178,6 +178,8 @@ Status PartitionedCache::Init() {
   TIDEPOOL_ASSIGN_OR_RETURN(server_, PartitionServer::Start({.identity = identity_,
                                                              .node = options_.node,
                                                              .listen = options_.listen,
+                                                             .key = options_.key,
+                                                             .open = options_.open,
                                                              .max_connections = options_.max_connections,
                                                              .max_record_bytes = options_.max_record_bytes},
                                                             [this](int64_t record) { return AnswerPeer(record); }));
@@ -197,6 +199,7 @@ Status PartitionedCache::SetPeers(const std::vector<std::string>& addresses) {
                             .from = options_.node,
                             .to = node,
                             .address = addresses[node],
+                            .key = options_.key,
                             .max_connections = options_.connections_per_peer,
                             .request_limit = options_.request_limit,
                             .max_record_bytes = options_.max_record_bytes,

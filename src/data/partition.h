@@ -43,6 +43,8 @@ struct PartitionOptions {
   absl::Duration wait_limit = absl::Seconds(60);  // for another thread of this node that reads the same record
 
   std::string listen = "127.0.0.1:0";
+  std::string key;    // of all nodes alike; empty: none
+  bool open = false;  // without a key also on other addresses than loopback
   int max_connections = 64;
   int connections_per_peer = 4;
   absl::Duration request_limit = absl::Milliseconds(500);

@@ -132,11 +132,13 @@ StatusOr<PartitionPeer::Call> PartitionPeer::Acquire(absl::Time deadline) {
 }
 
 Status PartitionPeer::Greet(TcpSocket* socket, absl::Time deadline) {
-  const HelloFrame hello{.identity = options_.identity, .from = options_.from, .to = options_.to};
+  HelloFrame hello{.identity = options_.identity, .from = options_.from, .to = options_.to};
+  if (!options_.key.empty()) hello.nonce = RandomAuthBytes();
   TIDEPOOL_RETURN_IF_ERROR(socket->Send(BytesOf(EncodeFrame(0, hello)), {}, deadline));
   TIDEPOOL_ASSIGN_OR_RETURN(const ReceivedFrame frame, ReceiveFrame(socket, deadline, options_.request_limit, 0, deadline));
-  if (const auto* error = std::get_if<ErrorFrame>(&frame.message)) return ToStatus(*error);
-  const auto* welcome = std::get_if<WelcomeFrame>(&frame.message);
+  TIDEPOOL_ASSIGN_OR_RETURN(const PartitionMessage answer, Authenticate(socket, hello, frame.message, deadline));
+  if (const auto* error = std::get_if<ErrorFrame>(&answer)) return ToStatus(*error);
+  const auto* welcome = std::get_if<WelcomeFrame>(&answer);
   if (welcome == nullptr) return InvalidArgument("the answer to Hello is neither Welcome nor Error");
   if (welcome->version != kPartitionVersion) {
     return FailedPrecondition("it speaks version {} of the cache protocol, this node version {}", welcome->version,
@@ -147,6 +149,24 @@ Status PartitionPeer::Greet(TcpSocket* socket, absl::Time deadline) {
   if (incarnation_ != 0 && incarnation_ != welcome->incarnation) restarted_ = true;
   incarnation_ = welcome->incarnation;
   return {};
+}
+
+StatusOr<PartitionMessage> PartitionPeer::Authenticate(TcpSocket* socket, const HelloFrame& hello, const PartitionMessage& first,
+                                                       absl::Time deadline) const {
+  const auto* challenge = std::get_if<ChallengeFrame>(&first);
+  if (challenge == nullptr) {
+    if (options_.key.empty() || std::holds_alternative<ErrorFrame>(first)) return first;
+    return Unauthenticated("it does not ask for a key, and this node has one; give all nodes the same --peer-key");
+  }
+  if (options_.key.empty()) return Unauthenticated("it asks for a key, and this node has none; give all nodes the same --peer-key");
+  const std::string covered = HelloBytes(hello);
+  if (!SameAuthBytes(challenge->proof, ServerProof(options_.key, covered, challenge->nonce))) {
+    return Unauthenticated("its key is not that of this node");
+  }
+  const ProofFrame proof{.proof = ClientProof(options_.key, covered, challenge->nonce)};
+  TIDEPOOL_RETURN_IF_ERROR(socket->Send(BytesOf(EncodeFrame(0, proof)), {}, deadline));
+  TIDEPOOL_ASSIGN_OR_RETURN(const ReceivedFrame frame, ReceiveFrame(socket, deadline, options_.request_limit, 0, deadline));
+  return frame.message;
 }
 
 StatusOr<PartitionPeer::Answer> PartitionPeer::AskAndRelease(int64_t record, absl::Time deadline, Call* call) {

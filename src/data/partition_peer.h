@@ -48,6 +48,7 @@ struct PeerOptions {
   PartitionIdentity identity;
   uint32_t from = 0, to = 0;
   std::string address;
+  std::string key;  // empty: none, and a peer that has one is refused
   int max_connections = 4;                                 // a request more waits for one to be free
   absl::Duration request_limit = absl::Milliseconds(500);  // from the call to the head of the answer, connecting included
   int64_t min_bytes_per_s = 20'000'000;                    // the bytes of a record get this much longer
@@ -97,6 +98,9 @@ class PartitionPeer {
   StatusOr<Answer> Ask(Call* call, int64_t record, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
   StatusOr<Answer> AskAndRelease(int64_t record, absl::Time deadline, Call* call) ABSL_LOCKS_EXCLUDED(mu_);
   Status Greet(TcpSocket* socket, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // Checks the peer's proof and gives this side's; the next frame is the answer to Hello.
+  StatusOr<PartitionMessage> Authenticate(TcpSocket* socket, const HelloFrame& hello, const PartitionMessage& first,
+                                          absl::Time deadline) const;
   StatusOr<RecordView> ReceiveRecord(TcpSocket* socket, uint64_t checksum, int64_t size);
   void DropIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

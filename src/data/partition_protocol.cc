@@ -24,6 +24,7 @@ std::string Body(const HelloFrame& hello) {
       .Add(hello.identity.nodes)
       .Add(hello.from)
       .Add(hello.to)
+      .AddBytes(hello.nonce)
       .Finish();
 }
 std::string Body(const WelcomeFrame& welcome) {
@@ -35,6 +36,10 @@ std::string Body(const ErrorFrame& error) {
 std::string Body(const GetFrame& get) { return FieldWriter().Add(get.record).Finish(); }
 std::string Body(const RecordFrame& record) { return FieldWriter().Add(record.checksum).Finish(); }
 std::string Body(const AbsentFrame& absent) { return FieldWriter().Add(static_cast<uint8_t>(absent.for_good)).Finish(); }
+std::string Body(const ChallengeFrame& challenge) {
+  return FieldWriter().AddBytes(challenge.nonce).AddBytes(challenge.proof).Finish();
+}
+std::string Body(const ProofFrame& proof) { return FieldWriter().AddBytes(proof.proof).Finish(); }
 
 Status Malformed(const char* what, std::string_view body) {
   return InvalidArgument("a frame of type {} with {} bytes that does not parse", what, body.size());
@@ -59,6 +64,7 @@ StatusOr<PartitionMessage> DecodeHello(std::string_view body) {
   hello.identity.nodes = reader.Get<uint32_t>();
   hello.from = reader.Get<uint32_t>();
   hello.to = reader.Get<uint32_t>();
+  reader.GetBytes(&hello.nonce);
   if (!reader.Ended() || zero != 0 || hello.identity.records < 0) return Malformed("Hello", body);
   return hello;
 }
@@ -97,7 +103,9 @@ StatusOr<FrameHeader> DecodeFrameHeader(std::string_view bytes, int64_t max_reco
     case GetFrame::kType: least = most = 8; break;
     case RecordFrame::kType: least = kRecordPrefixBytes, most = kRecordPrefixBytes + static_cast<size_t>(max_record_bytes); break;
     case AbsentFrame::kType: least = most = 1; break;
-    default: return InvalidArgument("a frame of type {}; allowed: {} to {}", header.type, HelloFrame::kType, AbsentFrame::kType);
+    case ChallengeFrame::kType: least = most = 64; break;
+    case ProofFrame::kType: least = most = 32; break;
+    default: return InvalidArgument("a frame of type {}; allowed: {} to {}", header.type, HelloFrame::kType, ProofFrame::kType);
   }
   if (header.length < least || header.length > most) {
     return InvalidArgument("a frame of type {} with {} bytes; allowed: {} to {}", header.type, header.length, least, most);
@@ -142,16 +150,33 @@ StatusOr<PartitionMessage> DecodeFrameBody(uint16_t type, std::string_view body)
       if (!reader.Ended() || flag > 1) return Malformed("Absent", body);
       return AbsentFrame{.for_good = flag == 1};
     }
-    default: return InvalidArgument("a frame of type {}; allowed: {} to {}", type, HelloFrame::kType, AbsentFrame::kType);
+    case ChallengeFrame::kType: {
+      ChallengeFrame challenge;
+      reader.GetBytes(&challenge.nonce);
+      reader.GetBytes(&challenge.proof);
+      if (!reader.Ended()) return Malformed("Challenge", body);
+      return challenge;
+    }
+    case ProofFrame::kType: {
+      ProofFrame proof;
+      reader.GetBytes(&proof.proof);
+      if (!reader.Ended()) return Malformed("Proof", body);
+      return proof;
+    }
+    default: return InvalidArgument("a frame of type {}; allowed: {} to {}", type, HelloFrame::kType, ProofFrame::kType);
   }
 }
 
+std::string HelloBytes(const HelloFrame& hello) { return Body(hello); }
+
+Status CheckHelloVersion(const HelloFrame& hello) {
+  if (hello.version == kPartitionVersion) return {};
+  return FailedPrecondition("the peer speaks version {} of the cache protocol, this node version {}; run the same release on both",
+                            hello.version, kPartitionVersion);
+}
+
 Status CheckHello(const HelloFrame& hello, const PartitionIdentity& identity, uint32_t node) {
-  if (hello.version != kPartitionVersion) {
-    return FailedPrecondition(
-        "the peer speaks version {} of the cache protocol, this node version {}; run the same release on both", hello.version,
-        kPartitionVersion);
-  }
+  TIDEPOOL_RETURN_IF_ERROR(CheckHelloVersion(hello));
   const auto differs = [node](const char* what, uint64_t theirs, uint64_t ours) {
     return FailedPrecondition("the peer has {} {}, node {} has {}", what, theirs, node, ours);
   };

@@ -14,11 +14,12 @@
 #include <variant>
 
 #include "base/status.h"
+#include "data/partition_auth.h"
 
 namespace tidepool::data {
 
 inline constexpr uint32_t kPartitionMagic = 0x43505054;  // "TPPC"
-inline constexpr uint16_t kPartitionVersion = 1;
+inline constexpr uint16_t kPartitionVersion = 2;
 inline constexpr size_t kFrameHeaderBytes = 16;
 inline constexpr size_t kMaxControlBytes = 1024;  // of any message but Record
 inline constexpr size_t kRecordPrefixBytes = 8;   // of a Record before its bytes
@@ -40,6 +41,7 @@ struct HelloFrame {  // client: the first frame of a connection
   uint16_t version = kPartitionVersion;
   PartitionIdentity identity;
   uint32_t from = 0, to = 0;  // nodes
+  AuthBytes nonce{};          // random, if the client has a key
   friend bool operator==(const HelloFrame&, const HelloFrame&) = default;
 };
 
@@ -77,7 +79,20 @@ struct AbsentFrame {  // server: answer to Get
   friend bool operator==(const AbsentFrame&, const AbsentFrame&) = default;
 };
 
-using PartitionMessage = std::variant<HelloFrame, WelcomeFrame, ErrorFrame, GetFrame, RecordFrame, AbsentFrame>;
+struct ChallengeFrame {  // server with a key: answer to Hello
+  static constexpr uint16_t kType = 7;
+  AuthBytes nonce{}, proof{};  // random; ServerProof
+  friend bool operator==(const ChallengeFrame&, const ChallengeFrame&) = default;
+};
+
+struct ProofFrame {  // client: answer to Challenge; Welcome or Error follows
+  static constexpr uint16_t kType = 8;
+  AuthBytes proof{};  // ClientProof
+  friend bool operator==(const ProofFrame&, const ProofFrame&) = default;
+};
+
+using PartitionMessage =
+    std::variant<HelloFrame, WelcomeFrame, ErrorFrame, GetFrame, RecordFrame, AbsentFrame, ChallengeFrame, ProofFrame>;
 
 struct FrameHeader {
   uint32_t length = 0;
@@ -94,6 +109,10 @@ StatusOr<FrameHeader> DecodeFrameHeader(std::string_view bytes, int64_t max_reco
 // range. A Hello of another version is decoded as far as its version.
 StatusOr<PartitionMessage> DecodeFrameBody(uint16_t type, std::string_view body);
 
+// What the proofs cover of a Hello.
+std::string HelloBytes(const HelloFrame& hello);
+// Why a Hello of this version cannot be answered; OK if it can.
+Status CheckHelloVersion(const HelloFrame& hello);
 // Why `hello` cannot be answered by node `node` of `identity`; OK if it can.
 Status CheckHello(const HelloFrame& hello, const PartitionIdentity& identity, uint32_t node);
 

@@ -34,6 +34,12 @@ Status PartitionServerOptions::Validate() const {
   if (max_record_bytes < 1 || max_record_bytes > kMostRecordBytes) {
     return InvalidArgument("max_record_bytes {}; allowed: 1 to {}", max_record_bytes, kMostRecordBytes);
   }
+  if (key.empty() && !open && !IsLoopback(listen)) {
+    return InvalidArgument(
+        "the cache would answer anybody who reaches {}; allowed without a key: loopback addresses. Give all nodes the same --peer-key, or "
+        "--open-peers if the machines of that network may read the data",
+        listen);
+  }
   for (const absl::Duration limit : {hello_limit, frame_limit, send_limit, idle_limit}) {
     if (limit <= absl::ZeroDuration() || limit > absl::Hours(24)) {
       return InvalidArgument("a time limit of {}; allowed: above 0, at most 24h", absl::FormatDuration(limit));
@@ -168,8 +174,13 @@ Status PartitionServer::Greet(TcpSocket* socket) {
   TIDEPOOL_ASSIGN_OR_RETURN(const ReceivedFrame frame,
                             ReceiveFrame(socket, In(options_.hello_limit), options_.hello_limit, /*max_record_bytes=*/0));
   const auto* hello = std::get_if<HelloFrame>(&frame.message);
-  const Status matches =
-      hello == nullptr ? InvalidArgument("the first frame is no Hello") : CheckHello(*hello, options_.identity, options_.node);
+  Status matches = hello == nullptr ? InvalidArgument("the first frame is no Hello") : CheckHelloVersion(*hello);
+  // A stranger does not learn what the data is.
+  if (matches.ok() && !options_.key.empty()) {
+    matches = Authenticate(socket, *hello, frame.call);
+    if (!matches.ok() && matches.code() != StatusCode::kUnauthenticated) return matches;
+  }
+  if (matches.ok()) matches = CheckHello(*hello, options_.identity, options_.node);
   if (!matches.ok()) {
     {
       absl::MutexLock lock(&mu_);
@@ -179,6 +190,21 @@ Status PartitionServer::Greet(TcpSocket* socket) {
     return matches;
   }
   return SendFrame(socket, frame.call, WelcomeFrame{.node = options_.node, .incarnation = incarnation_});
+}
+
+Status PartitionServer::Authenticate(TcpSocket* socket, const HelloFrame& hello, uint64_t call) {
+  const std::string covered = HelloBytes(hello);
+  ChallengeFrame challenge{.nonce = RandomAuthBytes()};
+  challenge.proof = ServerProof(options_.key, covered, challenge.nonce);
+  TIDEPOOL_RETURN_IF_ERROR(SendFrame(socket, call, challenge));
+  TIDEPOOL_ASSIGN_OR_RETURN(const ReceivedFrame frame,
+                            ReceiveFrame(socket, In(options_.hello_limit), options_.hello_limit, /*max_record_bytes=*/0));
+  const auto* proof = std::get_if<ProofFrame>(&frame.message);
+  if (proof == nullptr) return Unauthenticated("node {} wants a proof of the key, and something else came", options_.node);
+  if (!SameAuthBytes(proof->proof, ClientProof(options_.key, covered, challenge.nonce))) {
+    return Unauthenticated("the peer's key is not that of node {}", options_.node);
+  }
+  return {};
 }
 
 Status PartitionServer::AnswerNext(TcpSocket* socket) {

@@ -4,8 +4,8 @@
 // One thread per connection, at most max_connections of them; a connection more is refused with RESOURCE_EXHAUSTED. A peer that
 // sends what does not parse, or that is too slow, loses its connection and nothing else.
 //
-// The protocol has no authentication: whoever reaches the port can ask for records. It listens on the loopback address unless
-// told otherwise; give it another one only in a network whose machines may read the data.
+// With a key only peers that have it too are answered (partition_auth.h). Without one whoever reaches the port can ask for records, so
+// it listens on loopback addresses only, unless `open` says that the network's machines may read the data.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
@@ -33,6 +33,8 @@ struct PartitionServerOptions {
   PartitionIdentity identity;
   uint32_t node = 0;
   std::string listen = "127.0.0.1:0";
+  std::string key;    // empty: none
+  bool open = false;  // without a key also on other addresses than loopback
   int max_connections = 64;
   int64_t max_record_bytes = int64_t{256} << 20;
   absl::Duration hello_limit = absl::Seconds(5);  // from the connection to its Hello
@@ -45,7 +47,7 @@ struct PartitionServerOptions {
 
 struct PartitionServerStats {
   int64_t connections = 0;                      // now
-  int64_t accepted = 0, refused = 0;            // connections, ever; refused: too many, or a Hello that does not match
+  int64_t accepted = 0, refused = 0;            // connections, ever; refused: too many, a Hello that does not match, no key
   int64_t records = 0, absent = 0, failed = 0;  // answers to Get
   int64_t record_bytes = 0;
   int64_t broken = 0;  // connections that ended because of what the peer sent or did not send
@@ -80,6 +82,8 @@ class PartitionServer {
   void JoinEnded();
   void Serve(Connection* connection);
   Status Greet(TcpSocket* socket);
+  // Whether the client has the key too. UNAUTHENTICATED if not.
+  Status Authenticate(TcpSocket* socket, const HelloFrame& hello, uint64_t call);
   // Answers one Get.
   Status AnswerNext(TcpSocket* socket);
   Status SendFrame(TcpSocket* socket, uint64_t call, const PartitionMessage& message, std::span<const std::byte> record = {});

@@ -74,6 +74,16 @@ std::string ToText(const sockaddr_storage& address) {
 
 Status CheckAddress(const std::string& address) { return ParseAddress(address).status(); }
 
+bool IsLoopback(const std::string& address) {
+  const auto parsed = ParseAddress(address);
+  if (!parsed.ok()) return false;
+  if ((*parsed)->ai_family == AF_INET) {
+    return ntohl(reinterpret_cast<const sockaddr_in*>((*parsed)->ai_addr)->sin_addr.s_addr) >> 24 == 127;
+  }
+  return (*parsed)->ai_family == AF_INET6 &&
+         IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>((*parsed)->ai_addr)->sin6_addr);
+}
+
 StatusOr<TcpSocket> TcpSocket::Connect(const std::string& address, absl::Time deadline) {
   TIDEPOOL_ASSIGN_OR_RETURN(const AddressPtr parsed, ParseAddress(address));
   TIDEPOOL_ASSIGN_OR_RETURN(UniqueFd fd, MakeSocket(*parsed));

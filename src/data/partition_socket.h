@@ -15,6 +15,8 @@ namespace tidepool::data {
 
 // INVALID_ARGUMENT unless it is "127.0.0.1:7000" or "[::1]:7000": names are not looked up, because that has no deadline.
 Status CheckAddress(const std::string& address);
+// Whether only this machine reaches it; false for what is no address.
+bool IsLoopback(const std::string& address);
 
 // One connection. Thread-compatible, but for Shutdown, which any thread may call.
 class TcpSocket {

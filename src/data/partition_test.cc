@@ -5,6 +5,7 @@
 #include <poll.h>
 
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <random>
 #include <thread>
@@ -31,14 +32,22 @@ std::string Hex(std::string_view bytes) {
 
 TEST(PartitionProtocol, EveryFrameHasTheBytesThatTheDocumentGives) {
   const PartitionIdentity identity{.seed = 1, .fingerprint = 2, .layout = 3, .records = 4, .nodes = 5};
-  EXPECT_EQ(Hex(EncodeFrame(7, HelloFrame{.identity = identity, .from = 6, .to = 0x0708})),
-            "34000000010000000700000000000000"
-            "5450504301000000"
+  AuthBytes nonce{}, proof{};
+  nonce[0] = 0xaa, nonce[31] = 0xbb, proof[1] = 0xcc;
+  const std::string zeros(60, '0');
+  EXPECT_EQ(Hex(EncodeFrame(7, HelloFrame{.identity = identity, .from = 6, .to = 0x0708, .nonce = nonce})),
+            "54000000010000000700000000000000"
+            "5450504302000000"
             "0100000000000000020000000000000003000000000000000400000000000000"
-            "050000000600000008070000");
+            "050000000600000008070000"
+            "aa" +
+                zeros + "bb");
+  EXPECT_EQ(Hex(EncodeFrame(5, ChallengeFrame{.nonce = nonce, .proof = proof})),
+            "40000000070000000500000000000000aa" + zeros + "bb00cc" + zeros);
+  EXPECT_EQ(Hex(EncodeFrame(6, ProofFrame{.proof = proof})), "2000000008000000060000000000000000cc" + zeros);
   EXPECT_EQ(Hex(EncodeFrame(0, WelcomeFrame{.node = 2, .incarnation = 0x1122334455667788})),
             "10000000020000000000000000000000"
-            "01000000020000008877665544332211");
+            "02000000020000008877665544332211");
   EXPECT_EQ(Hex(EncodeFrame(1, ErrorFrame{.code = 5, .text = "no"})), "0600000003000000010000000000000005000200" + Hex("no"));
   EXPECT_EQ(Hex(EncodeFrame(2, GetFrame{.record = 258})), "080000000400000002000000000000000201000000000000");
   EXPECT_EQ(Hex(EncodeFrame(3, RecordFrame{.checksum = 0xff}, /*record_bytes=*/16)),
@@ -60,7 +69,7 @@ TEST(PartitionProtocol, FramesThatAreWrongInAnyFieldAreRefused) {
   };
   EXPECT_THAT(header(changed(0, 9)), HasSubstr("a frame of type 4 with 9 bytes; allowed: 8 to 8"));
   EXPECT_THAT(header(changed(3, 127)), HasSubstr("allowed: 8 to 8"));
-  EXPECT_THAT(header(changed(4, 9)), HasSubstr("a frame of type 9; allowed: 1 to 6"));
+  EXPECT_THAT(header(changed(4, 9)), HasSubstr("a frame of type 9; allowed: 1 to 8"));
   EXPECT_THAT(header(changed(4, 0)), HasSubstr("a frame of type 0"));
   EXPECT_THAT(header(changed(6, 1)), HasSubstr("with 1 where 0 belongs"));
   EXPECT_THAT(header(EncodeFrame(1, RecordFrame{}, 101).substr(0, 16)), HasSubstr("with 109 bytes; allowed: 8 to 108"));
@@ -80,7 +89,9 @@ TEST(PartitionProtocol, RandomBytesDecodeToAMessageOrToAnError) {
                                        ErrorFrame{.code = 3, .text = "what"},
                                        GetFrame{.record = 5},
                                        RecordFrame{},
-                                       AbsentFrame{}};
+                                       AbsentFrame{},
+                                       ChallengeFrame{.nonce = RandomAuthBytes()},
+                                       ProofFrame{}};
   std::mt19937_64 random(1);
   int decoded = 0;
   for (int i = 0; i < 60'000; ++i) {
@@ -320,6 +331,11 @@ TEST(PartitionedCache, BadOptionsAreNamed) {
   EXPECT_THAT(fault({.budget_bytes = -1}), HasSubstr("cache budget of -1 bytes"));
   EXPECT_THAT(fault({.listen = "localhost:0"}), HasSubstr("address 'localhost:0'; allowed: a numeric address and a port"));
   EXPECT_THAT(fault({.request_limit = absl::ZeroDuration()}), HasSubstr("request_limit 0"));
+  EXPECT_THAT(fault({.listen = "0.0.0.0:0"}), HasSubstr("would answer anybody who reaches 0.0.0.0:0; allowed without a key: loopback"));
+  EXPECT_THAT(fault({.listen = "[::]:0"}), HasSubstr("loopback"));
+  EXPECT_EQ(fault({.listen = "127.9.9.9:0"}), "OK");
+  EXPECT_EQ(fault({.listen = "0.0.0.0:0", .key = "sixteen bytes or more"}), "OK");
+  EXPECT_EQ(fault({.listen = "0.0.0.0:0", .open = true}), "OK");
   auto cache = PartitionedCache::Create(&source, {.nodes = 2});
   EXPECT_THAT(ToString((*cache)->SetPeers({"x"})), HasSubstr("1 addresses for a cache over 2 nodes"));
   EXPECT_THAT(ToString((*cache)->SetPeers({"localhost:7", "localhost:7"})),
@@ -406,8 +422,8 @@ TEST(PartitionServer, WhatIsNotAskedRightIsAnsweredWithAnError) {
               HasSubstr(fmt::format("INVALID_ARGUMENT: record {} belongs to node 1, not to node 0", foreign)));
   EXPECT_THAT(talk(good + good, 1), HasSubstr("a frame of this type is not for a server that has said Welcome"));
   EXPECT_THAT(talk(EncodeFrame(1, GetFrame{.record = 1}), 0), HasSubstr("the first frame is no Hello"));
-  hello.version = 2;
-  EXPECT_THAT(talk(EncodeFrame(0, hello), 0), HasSubstr("the peer speaks version 2 of the cache protocol, this node version 1"));
+  hello.version = 1;
+  EXPECT_THAT(talk(EncodeFrame(0, hello), 0), HasSubstr("the peer speaks version 1 of the cache protocol, this node version 2"));
 
   // One connection more than allowed.
   while ((*cache)->stats().server.connections > 0) std::this_thread::yield();
@@ -416,6 +432,94 @@ TEST(PartitionServer, WhatIsNotAskedRightIsAnsweredWithAnError) {
   ASSERT_TRUE(ReceiveFrame(&*first, Soon(), absl::Seconds(10), 0).ok());
   EXPECT_THAT(talk(std::string(), 0, /*others=*/1),
               HasSubstr("RESOURCE_EXHAUSTED: node 0 has 1 connections, the most that it takes"));
+}
+
+// --- keys ---
+
+TEST(PartitionAuth, ProofsDependOnKeySideHelloAndChallenge) {
+  const AuthBytes challenge = RandomAuthBytes();
+  const AuthBytes proof = ServerProof("a key of some bytes", "hello", challenge);
+  EXPECT_TRUE(SameAuthBytes(proof, ServerProof("a key of some bytes", "hello", challenge)));
+  EXPECT_FALSE(SameAuthBytes(proof, ServerProof("a key of same bytes", "hello", challenge)));
+  EXPECT_FALSE(SameAuthBytes(proof, ClientProof("a key of some bytes", "hello", challenge)));
+  EXPECT_FALSE(SameAuthBytes(proof, ServerProof("a key of some bytes", "hallo", challenge)));
+  EXPECT_FALSE(SameAuthBytes(proof, ServerProof("a key of some bytes", "hello", RandomAuthBytes())));
+  EXPECT_NE(RandomAuthBytes(), RandomAuthBytes());
+}
+
+TEST(PartitionAuth, AKeyFileIsOfSomeLengthAndForItsOwnerOnly) {
+  const std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("peer-key-{}", ::getpid());
+  const auto write = [&](const std::string& text, std::filesystem::perms perms) {
+    std::ofstream(path, std::ios::binary) << text;
+    std::filesystem::permissions(path, perms);
+    const auto key = ReadPeerKey(path.string());
+    return key.ok() ? *key : ToString(key.status());
+  };
+  using std::filesystem::perms;
+  const std::string key = "sixteen bytes or\nmore";
+  EXPECT_EQ(write(key, perms::owner_read | perms::owner_write), key);
+  EXPECT_THAT(write(key, perms::owner_read | perms::owner_write | perms::others_read), HasSubstr("has mode 604; allowed: none for"));
+  EXPECT_THAT(write("short", perms::owner_read | perms::owner_write), HasSubstr("has 5 bytes; allowed: 16 to 4096"));
+  std::filesystem::remove(path);
+  EXPECT_THAT(ToString(ReadPeerKey(path.string()).status()), HasSubstr("NOT_FOUND"));
+}
+
+TEST(PartitionedCache, NodesWithTheSameKeyServeEachOther) {
+  Cluster cluster(3, 300, 0.5, 1, {.key = "the key of these three"});
+  for (uint32_t node = 0; node < 3; ++node) cluster.ReadEpoch(node, 0);
+  EXPECT_GT(cluster.caches[0]->stats().remote_hits, 0);
+  EXPECT_EQ(cluster.caches[0]->stats().peer_failed, 0);
+}
+
+TEST(PartitionedCache, NodesWithoutTheSameKeyRefuseEachOtherAndReadFromStorage) {
+  const std::pair<std::string, std::string> pairs[] = {{"the key of the one", "the key of the two"}, {"", "the key of the two"}, {"the key of the one", ""}};
+  for (const auto& [ours, theirs] : pairs) {
+    SCOPED_TRACE(ours + "|" + theirs);
+    const MemorySource source({.records = 100});
+    auto a = PartitionedCache::Create(&source, {.nodes = 2, .node = 0, .budget_bytes = 5000, .key = ours});
+    auto b = PartitionedCache::Create(&source, {.nodes = 2, .node = 1, .budget_bytes = 5000, .key = theirs});
+    ASSERT_TRUE((*a)->SetPeers({"", (*b)->address()}).ok());
+    for (int64_t record = 0; record < 100; ++record) EXPECT_EQ(TextOf(*(*a)->Read(record)), source.Content(record));
+    EXPECT_EQ((*a)->stats().remote_hits, 0);
+    EXPECT_EQ((*a)->stats().storage, 100);
+    EXPECT_EQ((*b)->stats().server.records, 0);
+  }
+}
+
+TEST(PartitionServer, AStrangerLearnsNothingAndAnOldProofIsWorthNothing) {
+  const MemorySource source({.records = 50});
+  const PartitionIdentity identity = IdentityOf(source);
+  const std::string key = "the key of this node";
+  auto cache = PartitionedCache::Create(&source, {.nodes = 2, .node = 0, .budget_bytes = 5000, .key = key});
+  HelloFrame hello{.identity = identity, .from = 1, .to = 0, .nonce = RandomAuthBytes()};
+  // Says Hello, answers the challenge with what `answer` makes of it, and reads what comes then.
+  const auto talk = [&](const HelloFrame& first, const std::function<std::string(const ChallengeFrame&)>& answer) {
+    auto socket = TcpSocket::Connect((*cache)->address(), Soon());
+    EXPECT_TRUE(socket->Send(Bytes(EncodeFrame(0, first)), {}, Soon()).ok());
+    const auto challenge = ReceiveFrame(&*socket, Soon(), absl::Seconds(10), 1000);
+    EXPECT_TRUE(challenge.ok()) << ToString(challenge.status());
+    EXPECT_TRUE(socket->Send(Bytes(answer(std::get<ChallengeFrame>(challenge->message))), {}, Soon()).ok());
+    const auto last = ReceiveFrame(&*socket, Soon(), absl::Seconds(10), 1000);
+    if (!last.ok()) return ToString(last.status());
+    if (std::holds_alternative<WelcomeFrame>(last->message)) return std::string("welcome");
+    return ToString(ToStatus(std::get<ErrorFrame>(last->message)));
+  };
+  std::string old_proof;
+  EXPECT_EQ(talk(hello,
+                 [&](const ChallengeFrame& challenge) {
+                   EXPECT_TRUE(SameAuthBytes(challenge.proof, ServerProof(key, HelloBytes(hello), challenge.nonce)));
+                   return old_proof = EncodeFrame(0, ProofFrame{.proof = ClientProof(key, HelloBytes(hello), challenge.nonce)});
+                 }),
+            "welcome");
+  EXPECT_THAT(talk(hello, [&](const ChallengeFrame&) { return old_proof; }), HasSubstr("UNAUTHENTICATED: the peer's key is not that of node 0"));
+  EXPECT_THAT(talk(hello, [](const ChallengeFrame& challenge) { return EncodeFrame(0, ProofFrame{.proof = challenge.proof}); }),
+              HasSubstr("UNAUTHENTICATED"))
+      << "the server's own proof, given back";
+  EXPECT_THAT(talk(hello, [](const ChallengeFrame&) { return EncodeFrame(1, GetFrame{.record = 1}); }), HasSubstr("wants a proof of the key"));
+  HelloFrame other = hello;
+  other.identity.fingerprint ^= 1;
+  EXPECT_THAT(talk(other, [](const ChallengeFrame&) { return EncodeFrame(0, ProofFrame{}); }), HasSubstr("UNAUTHENTICATED"))
+      << "not what differs";
 }
 
 // A server that says Welcome and then answers each Get with what `answer` makes of it.

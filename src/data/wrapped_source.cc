@@ -22,7 +22,17 @@ Status WrapOptions::Validate() const {
   if (kind == CacheKind::kNone && cache_bytes > 0) {
     return InvalidArgument("a cache of {} bytes without a policy; give --cache too, for example --cache minio", cache_bytes);
   }
-  return storage.empty() ? Status() : ParseStorageSpec(storage).status();
+  if (!storage.empty()) TIDEPOOL_RETURN_IF_ERROR(ParseStorageSpec(storage).status());
+  if (!partition.partitioned()) return {};
+  if (cache == "none") return InvalidArgument("--peers without a cache; give --cache and --cache-bytes, this node's part");
+  const auto nodes = std::ssize(partition.peers);
+  if (partition.node < 0 || partition.node >= nodes) {
+    return InvalidArgument("--node is {} with {} peers; allowed: 0 to {}", partition.node, nodes, nodes - 1);
+  }
+  if (partition.peers[partition.node] == kNoNode) {
+    return InvalidArgument("--peers has no address for node {}, which is this one", partition.node);
+  }
+  return {};
 }
 
 void AddWrapOptions(const std::string& section, OptionTable* table, WrapOptions* options) {
@@ -40,18 +50,7 @@ void AddWrapOptions(const std::string& section, OptionTable* table, WrapOptions*
              &options->storage);
 }
 
-Status PartitionWrapOptions::Validate(const WrapOptions& wrap) const {
-  if (!partitioned()) return {};
-  if (wrap.cache == "none") return InvalidArgument("--peers without a cache; give --cache and --cache-bytes, this node's part");
-  const auto nodes = std::ssize(peers);
-  if (node < 0 || node >= nodes) {
-    return InvalidArgument("--node is {} with {} peers; allowed: 0 to {}", node, nodes, nodes - 1);
-  }
-  if (peers[node] == kNoNode) return InvalidArgument("--peers has no address for node {}, which is this one", node);
-  return {};
-}
-
-void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionWrapOptions* options) {
+void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionOfCache* options) {
   table->Add({.key = section + ".peers",
               .help = "One cache over several nodes: where each listens, by number; -: a node that is not there",
               .metavar = "HOST:PORT,..."},
@@ -61,13 +60,16 @@ void AddPartitionOptions(const std::string& section, OptionTable* table, Partiti
              &options->seed);
   table->Add({.key = section + ".peer_limit", .help = "With --peers: longest wait for an answer before storage is read"},
              &options->request_limit);
+  table->Add({.key = section + ".peer_key", .help = "With --peers: file with the key of all nodes, for its owner only", .metavar = "FILE"},
+             &options->key_file);
+  table->Add({.key = section + ".open_peers", .help = "With --peers, without a key: answer whoever reaches the address"},
+             &options->open);
 }
 
 StatusOr<std::unique_ptr<WrappedSource>> WrappedSource::Create(std::shared_ptr<const RecordSource> base,
-                                                               const WrapOptions& options,
-                                                               const PartitionWrapOptions& partition) {
+                                                               const WrapOptions& options) {
   TIDEPOOL_RETURN_IF_ERROR(options.Validate());
-  TIDEPOOL_RETURN_IF_ERROR(partition.Validate(options));
+  const PartitionOfCache& partition = options.partition;
   const RecordSource* top = base.get();
   std::unique_ptr<PacedSource> paced;
   if (!options.storage.empty()) {
@@ -79,6 +81,10 @@ StatusOr<std::unique_ptr<WrappedSource>> WrappedSource::Create(std::shared_ptr<c
   std::unique_ptr<PartitionedCache> partitioned;
   TIDEPOOL_ASSIGN_OR_RETURN(const CacheKind kind, ParseCacheKind(options.cache));
   if (partition.partitioned()) {
+    std::string key;
+    if (!partition.key_file.empty()) {
+      TIDEPOOL_ASSIGN_OR_RETURN(key, ReadPeerKey(partition.key_file));
+    }
     TIDEPOOL_ASSIGN_OR_RETURN(partitioned, PartitionedCache::Create(top, {.nodes = static_cast<uint32_t>(partition.peers.size()),
                                                                           .node = static_cast<uint32_t>(partition.node),
                                                                           .seed = partition.seed,
@@ -86,6 +92,8 @@ StatusOr<std::unique_ptr<WrappedSource>> WrappedSource::Create(std::shared_ptr<c
                                                                           .kind = kind,
                                                                           .spare_kind = kind,
                                                                           .listen = partition.peers[partition.node],
+                                                                          .key = key,
+                                                                          .open = partition.open,
                                                                           .request_limit = partition.request_limit}));
     std::vector<std::string> addresses = partition.peers;
     std::replace(addresses.begin(), addresses.end(), std::string(kNoNode), std::string());

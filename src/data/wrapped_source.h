@@ -16,12 +16,25 @@
 
 namespace tidepool::data {
 
+// One cache over the memory of several nodes (partition.h). Policy and size are those of WrapOptions, of this node's part.
+struct PartitionOfCache {
+  std::vector<std::string> peers;  // where each node listens, by number; "-": a node that is not there. Empty: no other nodes
+  int64_t node = 0;                // this one; it listens at its own entry
+  uint64_t seed = 1;               // of who owns what: the same for all nodes
+  absl::Duration request_limit = absl::Milliseconds(500);
+  std::string key_file;  // a key that all nodes have; empty: none, and only loopback addresses are listened at unless `open`
+  bool open = false;
+
+  bool partitioned() const { return !peers.empty(); }
+};
+
 struct WrapOptions {
   std::string cache = "none";  // a policy of cache_policy.h
   int64_t cache_bytes = 0;
   std::string storage;  // as ParseStorageSpec reads it; empty: the disk as it is
   Clock* clock = Clock::Real();
   std::string metrics_label;  // of the cache; empty: none
+  PartitionOfCache partition;
 
   Status Validate() const;
   bool wraps() const { return cache != "none" || !storage.empty(); }
@@ -30,25 +43,13 @@ struct WrapOptions {
 // Adds --cache, --cache-bytes and --storage, with keys of `section`.
 void AddWrapOptions(const std::string& section, OptionTable* table, WrapOptions* options);
 
-// One cache over the memory of several nodes (partition.h). Policy and size of WrapOptions are those of this node's part.
-struct PartitionWrapOptions {
-  std::vector<std::string> peers;  // where each node listens, by number; "-": a node that is not there. Empty: no other nodes
-  int64_t node = 0;                // this one; it listens at its own entry
-  uint64_t seed = 1;               // of who owns what: the same for all nodes
-  absl::Duration request_limit = absl::Milliseconds(500);
-
-  bool partitioned() const { return !peers.empty(); }
-  Status Validate(const WrapOptions& wrap) const;
-};
-
-// Adds --peers, --node, --cache-seed and --peer-limit, with keys of `section`.
-void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionWrapOptions* options);
+// Adds --peers, --node, --cache-seed, --peer-limit, --peer-key and --open-peers, with keys of `section`.
+void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionOfCache* options);
 
 // Thread-safe.
 class WrappedSource : public RecordSourceWrapper {
  public:
-  static StatusOr<std::unique_ptr<WrappedSource>> Create(std::shared_ptr<const RecordSource> base, const WrapOptions& options,
-                                                         const PartitionWrapOptions& partition = {});
+  static StatusOr<std::unique_ptr<WrappedSource>> Create(std::shared_ptr<const RecordSource> base, const WrapOptions& options);
 
   const PacedSource* paced() const { return paced_.get(); }               // null: no storage model
   const Cache* cache() const { return cache_.get(); }                     // null: no cache, or a partitioned one

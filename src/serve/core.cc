@@ -26,6 +26,7 @@ void Core::RetireModel(ModelId id, const Status& reason) {
   model.retired = true;
   model.retired_reason = reason;
   model.unload_wanted = true;
+  residency_.OnUnwanted(id);
   const Residency::State state = residency_.state(id);
   if (state == Residency::State::kReady || state == Residency::State::kDraining) return;  // what is queued still runs
   AnswerQueue(id, reason);
@@ -90,6 +91,7 @@ void Core::LoadModel(ModelId id, WaiterId waiter, absl::Time deadline, absl::Tim
 
 void Core::UnloadModel(ModelId id, WaiterId waiter, absl::Time deadline) {
   const auto found = models_.find(id);
+  if (found != models_.end()) residency_.OnUnwanted(id);
   if (found == models_.end() || residency_.state(id) == Residency::State::kAbsent) {
     pending_.waiters.push_back({waiter, int64_t{0}});
     return;

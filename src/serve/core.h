@@ -214,7 +214,7 @@ class Core {
   double busy_share_ = 0;
   bool was_busy_ = false;
   absl::Time busy_at_ = absl::InfinitePast();
-  absl::Time next_look_at_room_ = absl::InfinitePast();
+  absl::Time next_look_at_room_ = absl::InfinitePast(), next_load_ahead_ = absl::InfinitePast();
   uint64_t last_job_ = 0;
   Actions pending_;  // filled between steps and during one
 };

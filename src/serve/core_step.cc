@@ -11,7 +11,7 @@ namespace {
 
 // The broker gives a tenant 200 ms to hand memory over; giving up before would waste a handover that is under way.
 constexpr absl::Duration kLeastGrowSlack = absl::Milliseconds(250);
-constexpr absl::Duration kLookAtRoomEvery = absl::Milliseconds(100);
+constexpr absl::Duration kLookAtRoomEvery = absl::Milliseconds(100), kLookAheadEvery = absl::Milliseconds(20);
 
 }  // namespace
 
@@ -194,7 +194,9 @@ void Core::StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>
   // Also now and then while models are there: training may miss what an idle one of them holds.
   const bool look = options_.mode == Mode::kColocate && residency_.anything_resident();
   const bool due = look && now >= next_look_at_room_;
-  if ((absent && !loading && situation.may_load) || due) {
+  const bool ahead = !absent && !loading && now >= next_load_ahead_ && residency_.WantsAhead(now);
+  if (now >= next_load_ahead_) next_load_ahead_ = now + kLookAheadEvery;
+  if (((absent || ahead) && !loading && situation.may_load) || due) {
     next_look_at_room_ = now + kLookAtRoomEvery;
     const pool::PinnedRoom room = room_for_pinned();
     situation.available_pages = room.pages;
@@ -215,6 +217,7 @@ void Core::StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>
   for (ModelId id : decision.drain) residency_.OnDrain(id, now);
   if (!decision.drain.empty()) StepUnloads(now);
   if (!decision.load) return;
+  next_load_ahead_ = now;  // the next one follows as soon as this one is there
 
   const ModelId id = *decision.load;
   Model& model = models_.at(id);
@@ -222,6 +225,8 @@ void Core::StepResidency(absl::Time now, const std::function<pool::PinnedRoom()>
   for (const ResidencyDemand& demand : situation.demands) {
     if (demand.model == id) target = std::min(target, demand.target);
   }
+  // One that is loaded ahead is as urgent as they come: requests are expected, and no other load runs meanwhile.
+  if (target == absl::InfiniteFuture()) target = now;
   const absl::Duration slack = target - now - estimator_.ExpectedLoad(id) - estimator_.Expected(id, 1);
   model.instance = NextJob();
   model.load_started = now;

@@ -307,6 +307,32 @@ TEST(Core, TwoBusyModelsThatDoNotFitTogetherBothGetTheirTurn) {
   EXPECT_GT(world.core_.counters(ModelId(2)).batched_requests, 50);
 }
 
+TEST(Core, ABurstOnOneModelBringsBackTheOthersThatBurstsAskFor) {
+  World::Settings settings{.models = 3};
+  settings.core.residency.idle_eviction = absl::Milliseconds(200);
+  settings.training_prefers = 18;
+  World world(settings, 1);
+  const auto burst = [&](std::initializer_list<uint32_t> models) {
+    for (int round = 0; round < 10; ++round) {
+      for (uint32_t model : models) world.Submit(model);
+      world.RunFor(absl::Milliseconds(15));
+    }
+  };
+  burst({1, 2, 3});
+  EXPECT_EQ(world.loads_, 3);
+  world.RunFor(absl::Seconds(5));
+  EXPECT_EQ(world.Held(), 0) << "training misses their memory";
+  burst({1});
+  world.RunFor(absl::Milliseconds(50));
+  EXPECT_EQ(world.Held(), 15);
+  world.RunFor(absl::Seconds(5));
+  EXPECT_EQ(world.Held(), 0);
+  world.core_.UnloadModel(ModelId(3), 1, world.now_ + absl::Seconds(1));
+  burst({1});
+  world.RunFor(absl::Milliseconds(50));
+  EXPECT_EQ(world.Held(), 10) << "a user has unloaded the third";
+}
+
 TEST(Core, CancellingDropsAQueuedRequestAndStopsAnExecutionThatNobodyWaitsFor) {
   World world({}, 1);
   const RequestId queued = world.Submit(1);

@@ -138,6 +138,7 @@ struct Encoder {
     w.Text(m.path);
     w.I64(m.grow_slack_ns);
     w.I64(m.limit_ns);
+    w.U32(m.direct_io ? 1 : 0);
     return w.Take();
   }
   std::string operator()(const CancelMessage& m) { return Writer(Type::kCancel, m.job).Take(); }
@@ -200,6 +201,7 @@ Message ReadBody(Type type, JobId job, Reader& r) {
       m.path = r.Text("a path");
       m.grow_slack_ns = r.Count("the slack");
       m.limit_ns = r.Count("the limit of a load");
+      m.direct_io = r.U32() != 0;
       return m;
     }
     case Type::kCancel: return CancelMessage{.job = job};

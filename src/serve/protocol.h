@@ -39,6 +39,7 @@ struct LoadMessage {
   std::string name, spec, path;
   int64_t grow_slack_ns = 0;  // for the memory, at first; the load goes on until `limit_ns`
   int64_t limit_ns = 0;
+  bool direct_io = false;  // past the page cache
 };
 struct CancelMessage {
   JobId job;  // of a load or an execution; it is answered as usual

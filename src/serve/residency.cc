@@ -8,6 +8,16 @@
 #include "base/units.h"
 
 namespace tidepool::serve {
+namespace {
+
+// Long enough for some requests of a burst, short against its length.
+constexpr double kArrivalWindowSeconds = 0.25;
+
+double Faded(double rate, absl::Duration since) {
+  return rate * std::exp(-std::max(0.0, absl::ToDoubleSeconds(since)) / kArrivalWindowSeconds);
+}
+
+}  // namespace
 
 bool IsMemoryShortage(const Status& status) {
   switch (status.code()) {
@@ -42,6 +52,29 @@ void Residency::OnUse(ModelId model, int requests, absl::Time now) {
   entry.heat = hotness(model, now) + requests;
   entry.heat_at = now;
   entry.used = std::max(entry.used, now);
+  if (arrivals_at_ != absl::InfinitePast()) arrivals_ = Faded(arrivals_, now - arrivals_at_);
+  arrivals_ += requests / kArrivalWindowSeconds;
+  arrivals_at_ = now;
+}
+
+void Residency::OnUnwanted(ModelId model) { models_.at(model).heat = 0; }
+
+// The newest request is not counted: an average seen at arrivals is right without the arrival itself, and one request alone is no rate.
+double Residency::ExpectedHotness(absl::Time now) const {
+  const double rate = Faded(std::max(0.0, arrivals_ - 1 / kArrivalWindowSeconds), now - arrivals_at_);
+  const double requests = rate * absl::ToDoubleSeconds(options_.ahead);  // of all models, while one is to be expected
+  if (requests < 1) return std::numeric_limits<double>::infinity();
+  double sum = 0;
+  for (const auto& [id, model] : models_) sum += hotness(id, now);
+  return std::max(sum / requests, std::numeric_limits<double>::min());
+}
+
+bool Residency::WantsAhead(absl::Time now) const {
+  const double expected = ExpectedHotness(now);
+  if (std::isinf(expected)) return false;
+  return std::any_of(models_.begin(), models_.end(), [&](const auto& entry) {
+    return entry.second.state == State::kAbsent && entry.second.failure.ok() && hotness(entry.first, now) >= expected;
+  });
 }
 
 void Residency::OnWorkspace(ModelId model, int64_t pages) {
@@ -89,10 +122,11 @@ std::vector<ModelId> Residency::SpareVictims(const Situation& situation, bool id
                                              ResidencyDecision* decision) const {
   *missing -= PagesOnTheirWay();
   const std::set<ModelId> busy = BusyModels(situation);
+  const double expected = ExpectedHotness(situation.now);
   std::vector<ModelId> victims;
   for (ModelId id : ColdestFirst(situation.now)) {
     if (*missing <= 0) break;
-    if (busy.contains(id)) continue;
+    if (busy.contains(id) || hotness(id, situation.now) >= expected) continue;
     const Model& model = models_.at(id);
     absl::Time free = idle_too ? model.used + options_.idle_eviction : absl::InfiniteFuture();
     if (situation.cheap_to_reload.contains(id)) free = std::min(free, model.used + options_.spare_idle);
@@ -104,6 +138,21 @@ std::vector<ModelId> Residency::SpareVictims(const Situation& situation, bool id
     *missing -= model.pages;
   }
   return victims;
+}
+
+// The hottest one that fits beside what is there.
+std::optional<ModelId> Residency::LoadAhead(const Situation& situation) const {
+  int64_t total = resident_pages() + situation.available_pages + situation.workspace_held_pages;
+  if (options_.serving_limit_pages >= 0) total = std::min(total, options_.serving_limit_pages);
+  double least = ExpectedHotness(situation.now);
+  std::optional<ModelId> best;
+  for (const auto& [id, model] : models_) {
+    if (model.state != State::kAbsent || !model.failure.ok() || hotness(id, situation.now) < least) continue;
+    if (resident_pages() + model.pages + WorkspaceNeed(model) > total) continue;
+    best = id;
+    least = hotness(id, situation.now);
+  }
+  return best;
 }
 
 void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situation, ResidencyDecision* decision) {
@@ -210,7 +259,8 @@ ResidencyDecision Residency::Decide(const Situation& situation) {
       if (decision.impossible.size() == impossible) break;
     }
   }
-  if (int64_t missing = -situation.spare_pages; missing > 0 && wanted.empty() && !loading) {
+  if (wanted.empty() && !loading && situation.may_load) decision.load = LoadAhead(situation);
+  if (int64_t missing = -situation.spare_pages; missing > 0 && wanted.empty() && !loading && !decision.load) {
     decision.unload = SpareVictims(situation, /*idle_too=*/true, &missing, &decision);
   }
   return decision;

@@ -3,7 +3,8 @@
 //
 // A model is absent, loading, ready, draining (only older requests still run on it) or unloading. One load runs at a time.
 // Victims are the coldest models without queued or running work; hotness is the number of requests, halved every
-// `hotness_half_life`, ties by last use. If only busy models are left and a request has waited for `starvation_limit`, the
+// `hotness_half_life`, ties by last use. A model that is expected to be asked for soon is loaded ahead of its first request if there
+// is room without an eviction, and is no idle victim: when a burst begins, its models come back together. If only busy models are left and a request has waited for `starvation_limit`, the
 // coldest busy one is drained: what it had accepted until then still runs, then it goes.
 #pragma once
 
@@ -31,6 +32,9 @@ struct ResidencyOptions {
   // A model that has not been used for so long and can be loaded again within its objective is evicted rather than that training
   // has less memory than it needs to be fast.
   absl::Duration spare_idle = absl::Milliseconds(500);
+  // A model is expected soon if its share of all requests (by hotness) times the present arrival rate says so many seconds or less
+  // until its next request. Zero: never.
+  absl::Duration ahead = absl::Seconds(1);
   absl::Duration memory_retry_min = absl::Milliseconds(10), memory_retry_max = absl::Milliseconds(500);
   absl::Duration broken_retry_min = absl::Seconds(1), broken_retry_max = absl::Seconds(30);
 };
@@ -78,6 +82,11 @@ class Residency {
   void RemoveModel(ModelId model);  // absent ones only
   void OnUse(ModelId model, int requests, absl::Time now);
   void OnWorkspace(ModelId model, int64_t pages);
+  // A user unloads it or it is retired: it does not come back ahead of a request.
+  void OnUnwanted(ModelId model);
+
+  // Whether there is an absent model that could be loaded ahead: Decide is to know what room there is.
+  bool WantsAhead(absl::Time now) const;
 
   // Decides only; the caller reports what it did with the calls below.
   ResidencyDecision Decide(const Situation& situation);
@@ -120,6 +129,8 @@ class Residency {
     absl::Time retry_at = absl::InfinitePast();
   };
   int64_t WorkspaceNeed(const Model& candidate) const;
+  double ExpectedHotness(absl::Time now) const;  // models at least as hot are expected soon
+  std::optional<ModelId> LoadAhead(const Situation& situation) const;
   std::vector<ModelId> ColdestFirst(absl::Time now) const;
   void MakeRoom(const ResidencyDemand& demand, const Situation& situation, ResidencyDecision* decision);
   // Cold models that training's wish may evict, until `missing` pages are free or on their way; what is still missing is left in
@@ -130,6 +141,9 @@ class Residency {
 
   const ResidencyOptions options_;
   std::map<ModelId, Model> models_;
+  // Requests per second for all models over the last quarter of a second or so, with the newest.
+  double arrivals_ = 0;
+  absl::Time arrivals_at_ = absl::InfinitePast();
 };
 
 // Whether a failed load may succeed later without anybody mending the model.

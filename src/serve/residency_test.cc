@@ -55,6 +55,45 @@ TEST_F(ResidencyTest, EvictsTheColdestIdleModelToMakeRoom) {
   EXPECT_EQ(residency_->Decide({.now = At(3), .available_pages = 5, .demands = {Wants(kC, 2, 50)}}).load, kC);
 }
 
+TEST_F(ResidencyTest, ABurstBringsItsModelsBackAheadOfTheirRequestsTheHottestFirst) {
+  Make({.idle_eviction = absl::Milliseconds(100)});
+  residency_->OnUse(kB, 20, At(0));
+  residency_->OnUse(kC, 10, At(0));
+  Resident(kA, 60'000, 10);
+  residency_->OnUse(kA, 1, At(60'000 + 2'000));
+  const auto look = [&](int64_t ms, int64_t available) {
+    return residency_->Decide({.now = At(ms), .available_pages = available, .spare_pages = -20});
+  };
+  EXPECT_FALSE(residency_->WantsAhead(At(62'000))) << "one request is no burst";
+  EXPECT_FALSE(look(62'000, 100).load.has_value());
+
+  for (int64_t ms = 70'000; ms <= 70'200; ms += 20) residency_->OnUse(kA, 1, At(ms));  // 50/s
+  EXPECT_TRUE(residency_->WantsAhead(At(70'200)));
+  EXPECT_FALSE(look(70'200, 4).load.has_value()) << "no room beside the activations";
+  const ResidencyDecision decision = look(70'200, 5);
+  EXPECT_EQ(decision.load, kB);
+  EXPECT_THAT(decision.unload, IsEmpty());
+  residency_->OnLoadStarted(kB);
+  EXPECT_FALSE(look(70'200, 100).load.has_value()) << "one at a time";
+  residency_->OnLoaded(kB, 4, At(70'200));
+  EXPECT_EQ(look(70'210, 100).load, kC);
+  EXPECT_THAT(look(70'320, 0).unload, IsEmpty()) << "idle, but expected soon";
+
+  EXPECT_FALSE(residency_->WantsAhead(At(72'000))) << "the burst is over";
+  EXPECT_THAT(look(72'000, 0).unload, ElementsAre(kB, kA));
+}
+
+TEST_F(ResidencyTest, NothingComesBackAheadThatAUserUnloadedThatNobodyAskedForOrThatCouldNotBeLoaded) {
+  residency_->OnUse(kA, 20, At(0));
+  residency_->OnUse(kB, 20, At(0));
+  for (int64_t ms = 1'000; ms <= 1'200; ms += 20) residency_->OnUse(kA, 1, At(ms));
+  residency_->OnLoadStarted(kA);
+  residency_->OnLoadFailed(kA, Internal("broken"), At(1'200));
+  EXPECT_EQ(residency_->Decide({.now = At(1'200), .available_pages = 100}).load, kB);
+  residency_->OnUnwanted(kB);
+  EXPECT_FALSE(residency_->Decide({.now = At(1'200), .available_pages = 100}).load.has_value());
+}
+
 TEST_F(ResidencyTest, ForgetsOldHeat) {
   Resident(kA, 0, 100);
   Resident(kB, 0, 1);

@@ -84,6 +84,7 @@ struct ServerOptions {
   std::string repository;
   std::string worker_binary;  // tidepool-worker
   int worker_threads = 0;     // 0: all cores
+  bool direct_io = false;     // weights are read past the page cache, where the file system can
   Mode mode = Mode::kColocate;
   absl::Duration idle_eviction = absl::Seconds(3);
   absl::Duration task_switch_idle = absl::Milliseconds(10);  // task-switch: training resumes after this long without work

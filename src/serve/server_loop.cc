@@ -80,7 +80,8 @@ void ServerImpl::Order(const Actions& actions, absl::Time now) {
                      .spec = model.spec,
                      .path = model.weights_path,
                      .grow_slack_ns = absl::ToInt64Nanoseconds(load.grow_slack),
-                     .limit_ns = absl::ToInt64Nanoseconds(load.limit)});
+                     .limit_ns = absl::ToInt64Nanoseconds(load.limit),
+                     .direct_io = options_.direct_io});
   }
   for (const Actions::Execute& execute : actions.executions) {
     if (link_ != nullptr) PerformExecute(execute);

@@ -1,10 +1,13 @@
 #include "serve/worker_models.h"
 
 #include <algorithm>
+#include <mutex>
 #include <numeric>
 
+#include "base/log.h"
 #include "base/units.h"
 #include "model/cost.h"
+#include "model/direct_reader.h"
 #include "model/families.h"
 #include "serve/packer.h"
 
@@ -17,6 +20,15 @@ constexpr int kPlacingRounds = 4;
 constexpr absl::Duration kGrowPiece = absl::Seconds(1);
 
 Status CancelledLoad(const std::string& name) { return Cancelled("the load of model '{}' was cancelled", name); }
+
+// Null, and said once, where the file system has no direct reads.
+StatusOr<std::unique_ptr<model::DirectReader>> OpenDirect(const std::string& path) {
+  auto reader = model::DirectReader::Open(path);
+  if (reader.ok() || reader.status().code() != StatusCode::kUnimplemented) return reader;
+  static std::once_flag said;
+  std::call_once(said, [&] { Log(LogLevel::kWarning, "weights are read through the page cache", {{"reason", reader.status()}}); });
+  return std::unique_ptr<model::DirectReader>();
+}
 
 }  // namespace
 
@@ -99,13 +111,18 @@ Status WorkerModels::Fill(Instance* instance, const LoadMessage& order, const We
   std::iota(by_offset.begin(), by_offset.end(), size_t{0});
   std::sort(by_offset.begin(), by_offset.end(),
             [&](size_t a, size_t b) { return weights.tensors[a].offset_bytes < weights.tensors[b].offset_bytes; });
+  std::unique_ptr<model::DirectReader> direct;
+  if (order.direct_io) {
+    TIDEPOOL_ASSIGN_OR_RETURN(direct, OpenDirect(file.path()));
+  }
   std::byte* base = client_->device().memory().base();
   std::vector<engine::TensorView> views(weights.tensors.size());
   for (size_t i : by_offset) {
     if (cancelled.load()) return CancelledLoad(order.name);
     const model::TensorEntry& tensor = weights.tensors[i];
     views[i] = {base + offsets[i], tensor.dtype, tensor.shape};
-    TIDEPOOL_RETURN_IF_ERROR(file.Read(tensor, {base + offsets[i], static_cast<size_t>(tensor.size_bytes)}));
+    const std::span<std::byte> target{base + offsets[i], static_cast<size_t>(tensor.size_bytes)};
+    TIDEPOOL_RETURN_IF_ERROR(direct ? direct->Read(tensor.offset_bytes, target) : file.Read(tensor, target));
     report->bytes += tensor.size_bytes;
   }
   report->read = Clock::Real()->Now() - placed;

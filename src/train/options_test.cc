@@ -20,6 +20,7 @@ TEST(TrainOptions, TravelAsJsonUnchanged) {
   options.prefetch_bytes = 12345;
   options.yield_cpu = false;
   options.wrap = {.cache = "minio", .cache_bytes = 4096, .storage = "hdd,rate=100MB"};
+  options.wrap.partition = {.peers = {"127.0.0.1:7000", "-"}, .node = 0, .seed = 3};
   const TrainOptions back = ParseTrainOptions(ToJson(options)).value();
   EXPECT_EQ(ToJson(back), ToJson(options));
   EXPECT_EQ(back.name, options.name);
@@ -30,6 +31,8 @@ TEST(TrainOptions, TravelAsJsonUnchanged) {
   EXPECT_EQ(back.wrap.cache, "minio");
   EXPECT_EQ(back.wrap.cache_bytes, 4096);
   EXPECT_EQ(back.wrap.storage, "hdd,rate=100MB");
+  EXPECT_EQ(back.wrap.partition.peers, options.wrap.partition.peers);
+  EXPECT_EQ(back.wrap.partition.seed, 3u);
 }
 
 TEST(TrainOptions, RefuseUnknownKeysAndValues) {
