@@ -25,11 +25,11 @@ struct DemoSettings {
   uint64_t seed = 1;
   int64_t global_batch = 96, max_micro_batch = 64, evaluation_steps = 0;
   double learning_rate = 0.002;
-  int worker_threads = 0, train_threads = 0;   // 0: half of the cores
+  int worker_threads = 0, train_threads = 0;    // 0: half of the cores
   double burst_load = 0.22, calm_load = 0.002;  // of the device, by solo latencies
-  double zipf = 0.5;                           // exponent of the models' shares, in the order of data.models
-  bool direct_io = true;                       // weights come from the disk at each load, not from the page cache
-  std::string worker_binary;                   // empty: beside this program
+  double zipf = 0.5;                            // exponent of the models' shares, in the order of data.models
+  bool direct_io = true;                        // weights come from the disk at each load, not from the page cache
+  std::string worker_binary;                    // empty: beside this program
 };
 
 // The load that every mode gets: made from the first run's solo latencies and kept.

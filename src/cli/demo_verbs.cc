@@ -109,7 +109,9 @@ class DemoVerb : public Verb {
                &settings_.burst_load);
     table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true},
                &settings_.calm_load);
-    table->Add({.key = "demo.direct_io", .help = "Models are read from the disk at each load, not from the page cache", .advanced = true},
+    table->Add({.key = "demo.direct_io",
+                .help = "Models are read from the disk at each load, not from the page cache",
+                .advanced = true},
                &settings_.direct_io);
     table->Add({.key = "demo.zipf", .help = "Exponent of the models' shares of the load", .advanced = true}, &settings_.zipf);
     table->Add({.key = "demo.static_fraction",

@@ -1,6 +1,6 @@
-// One node: a device, its page broker, the serving front end and, if asked for, a training job that lives in the memory that serving
-// leaves. The node supervises its processes, keeps a timeline, and ends within stated limits. The APIs of api/ are put on server()
-// by whoever starts the node.
+// One node: a device, its page broker, the serving front end and, if asked for, a training job that lives in the memory that
+// serving leaves. The node supervises its processes, keeps a timeline, and ends within stated limits. The APIs of api/ are put on
+// server() by whoever starts the node.
 #pragma once
 
 #include <absl/time/time.h>
@@ -27,22 +27,22 @@ namespace tidepool::cluster {
 inline constexpr int64_t kUsualCapacityBytes = int64_t{2} << 30;
 
 struct NodeOptions {
-  device::DeviceOptions device;  // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
-  pool::FitPolicy fit = pool::FitPolicy::kBestFit;
-  int64_t reserve_bytes = 0;        // kept free of training
+  device::DeviceOptions device;                      // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
+  pool::FitPolicy fit = pool::FitPolicy::kFirstFit;  // models from the low end, training and activations from the high one
+  int64_t reserve_bytes = 0;                         // kept free of training
   absl::Duration fence_after = absl::Seconds(5);
   // Mode static: the part of the device that training has; serving has the rest.
   double static_train_fraction = 0.5;
-  serve::ServerOptions server;      // .mode is the node's mode
-  bool measure_solo = true;         // measure each model alone at start, which sets SLOs that are not given
+  serve::ServerOptions server;  // .mode is the node's mode
+  bool measure_solo = true;     // measure each model alone at start, which sets SLOs that are not given
   absl::Duration measure_limit = absl::Seconds(120);
 
-  train::TrainOptions train;        // .data empty: no training job
-  int train_restarts = 5;           // in a row without progress, after a job was killed; it resumes from its checkpoint
+  train::TrainOptions train;  // .data empty: no training job
+  int train_restarts = 5;     // in a row without progress, after a job was killed; it resumes from its checkpoint
   absl::Duration train_backoff = absl::Milliseconds(200);  // before the first restart; doubles up to 10 s
   absl::Duration train_stop_limit = absl::Seconds(10);     // to write a checkpoint and end
 
-  std::string runtime_directory;    // sockets and the job's checkpoint; empty: a private one that is removed at the end
+  std::string runtime_directory;  // sockets and the job's checkpoint; empty: a private one that is removed at the end
   absl::Duration sample_interval = absl::Milliseconds(50);
   Clock* clock = Clock::Real();
 
@@ -62,8 +62,8 @@ std::string_view Name(TrainState state);
 struct TrainStatus {
   TrainState state = TrainState::kNone;
   int pid = 0;
-  int restarts = 0;    // since start
-  Status last_error;   // why it ended the last time
+  int restarts = 0;   // since start
+  Status last_error;  // why it ended the last time
   train::TrainProgress latest;
 };
 
@@ -98,7 +98,8 @@ class Node {
   // One JSON object with the node's mode, pool, leases, models and training job: what `tidepool status` prints.
   virtual std::string StatusJson() = 0;
 
-  // Refuses new requests, lets accepted ones end within server.drain_limit, stops training with a checkpoint, ends the worker. Idempotent.
+  // Refuses new requests, lets accepted ones end within server.drain_limit, stops training with a checkpoint, ends the worker.
+  // Idempotent.
   virtual Status Stop() = 0;
 };
 

@@ -20,8 +20,8 @@ AuthBytes Proof(std::string_view label, std::string_view key, std::string_view h
   AuthBytes proof{};
   unsigned int size = proof.size();
   // It cannot fail with SHA-256 and a key of this length.
-  ::HMAC(::EVP_sha256(), key.data(), static_cast<int>(key.size()), reinterpret_cast<const unsigned char*>(text.data()), text.size(),
-         proof.data(), &size);
+  ::HMAC(::EVP_sha256(), key.data(), static_cast<int>(key.size()), reinterpret_cast<const unsigned char*>(text.data()),
+         text.size(), proof.data(), &size);
   return proof;
 }
 
@@ -35,7 +35,8 @@ StatusOr<std::string> ReadPeerKey(const std::string& path) {
                             facts.st_mode & 0777);
   }
   if (facts.st_size < kLeastPeerKeyBytes || facts.st_size > kMostPeerKeyBytes) {
-    return InvalidArgument("the key '{}' has {} bytes; allowed: {} to {}", path, facts.st_size, kLeastPeerKeyBytes, kMostPeerKeyBytes);
+    return InvalidArgument("the key '{}' has {} bytes; allowed: {} to {}", path, facts.st_size, kLeastPeerKeyBytes,
+                           kMostPeerKeyBytes);
   }
   return ReadFile(path, kMostPeerKeyBytes);
 }

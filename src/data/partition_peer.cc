@@ -158,7 +158,8 @@ StatusOr<PartitionMessage> PartitionPeer::Authenticate(TcpSocket* socket, const 
     if (options_.key.empty() || std::holds_alternative<ErrorFrame>(first)) return first;
     return Unauthenticated("it does not ask for a key, and this node has one; give all nodes the same --peer-key");
   }
-  if (options_.key.empty()) return Unauthenticated("it asks for a key, and this node has none; give all nodes the same --peer-key");
+  if (options_.key.empty())
+    return Unauthenticated("it asks for a key, and this node has none; give all nodes the same --peer-key");
   const std::string covered = HelloBytes(hello);
   if (!SameAuthBytes(challenge->proof, ServerProof(options_.key, covered, challenge->nonce))) {
     return Unauthenticated("its key is not that of this node");

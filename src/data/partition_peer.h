@@ -48,7 +48,7 @@ struct PeerOptions {
   PartitionIdentity identity;
   uint32_t from = 0, to = 0;
   std::string address;
-  std::string key;  // empty: none, and a peer that has one is refused
+  std::string key;                                         // empty: none, and a peer that has one is refused
   int max_connections = 4;                                 // a request more waits for one to be free
   absl::Duration request_limit = absl::Milliseconds(500);  // from the call to the head of the answer, connecting included
   int64_t min_bytes_per_s = 20'000'000;                    // the bytes of a record get this much longer

@@ -171,8 +171,9 @@ std::string HelloBytes(const HelloFrame& hello) { return Body(hello); }
 
 Status CheckHelloVersion(const HelloFrame& hello) {
   if (hello.version == kPartitionVersion) return {};
-  return FailedPrecondition("the peer speaks version {} of the cache protocol, this node version {}; run the same release on both",
-                            hello.version, kPartitionVersion);
+  return FailedPrecondition(
+      "the peer speaks version {} of the cache protocol, this node version {}; run the same release on both", hello.version,
+      kPartitionVersion);
 }
 
 Status CheckHello(const HelloFrame& hello, const PartitionIdentity& identity, uint32_t node) {

@@ -36,7 +36,8 @@ Status PartitionServerOptions::Validate() const {
   }
   if (key.empty() && !open && !IsLoopback(listen)) {
     return InvalidArgument(
-        "the cache would answer anybody who reaches {}; allowed without a key: loopback addresses. Give all nodes the same --peer-key, or "
+        "the cache would answer anybody who reaches {}; allowed without a key: loopback addresses. Give all nodes the same "
+        "--peer-key, or "
         "--open-peers if the machines of that network may read the data",
         listen);
   }

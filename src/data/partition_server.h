@@ -4,8 +4,8 @@
 // One thread per connection, at most max_connections of them; a connection more is refused with RESOURCE_EXHAUSTED. A peer that
 // sends what does not parse, or that is too slow, loses its connection and nothing else.
 //
-// With a key only peers that have it too are answered (partition_auth.h). Without one whoever reaches the port can ask for records, so
-// it listens on loopback addresses only, unless `open` says that the network's machines may read the data.
+// With a key only peers that have it too are answered (partition_auth.h). Without one whoever reaches the port can ask for
+// records, so it listens on loopback addresses only, unless `open` says that the network's machines may read the data.
 #pragma once
 
 #include <absl/base/thread_annotations.h>

@@ -331,7 +331,8 @@ TEST(PartitionedCache, BadOptionsAreNamed) {
   EXPECT_THAT(fault({.budget_bytes = -1}), HasSubstr("cache budget of -1 bytes"));
   EXPECT_THAT(fault({.listen = "localhost:0"}), HasSubstr("address 'localhost:0'; allowed: a numeric address and a port"));
   EXPECT_THAT(fault({.request_limit = absl::ZeroDuration()}), HasSubstr("request_limit 0"));
-  EXPECT_THAT(fault({.listen = "0.0.0.0:0"}), HasSubstr("would answer anybody who reaches 0.0.0.0:0; allowed without a key: loopback"));
+  EXPECT_THAT(fault({.listen = "0.0.0.0:0"}),
+              HasSubstr("would answer anybody who reaches 0.0.0.0:0; allowed without a key: loopback"));
   EXPECT_THAT(fault({.listen = "[::]:0"}), HasSubstr("loopback"));
   EXPECT_EQ(fault({.listen = "127.9.9.9:0"}), "OK");
   EXPECT_EQ(fault({.listen = "0.0.0.0:0", .key = "sixteen bytes or more"}), "OK");
@@ -458,7 +459,8 @@ TEST(PartitionAuth, AKeyFileIsOfSomeLengthAndForItsOwnerOnly) {
   using std::filesystem::perms;
   const std::string key = "sixteen bytes or\nmore";
   EXPECT_EQ(write(key, perms::owner_read | perms::owner_write), key);
-  EXPECT_THAT(write(key, perms::owner_read | perms::owner_write | perms::others_read), HasSubstr("has mode 604; allowed: none for"));
+  EXPECT_THAT(write(key, perms::owner_read | perms::owner_write | perms::others_read),
+              HasSubstr("has mode 604; allowed: none for"));
   EXPECT_THAT(write("short", perms::owner_read | perms::owner_write), HasSubstr("has 5 bytes; allowed: 16 to 4096"));
   std::filesystem::remove(path);
   EXPECT_THAT(ToString(ReadPeerKey(path.string()).status()), HasSubstr("NOT_FOUND"));
@@ -472,7 +474,8 @@ TEST(PartitionedCache, NodesWithTheSameKeyServeEachOther) {
 }
 
 TEST(PartitionedCache, NodesWithoutTheSameKeyRefuseEachOtherAndReadFromStorage) {
-  const std::pair<std::string, std::string> pairs[] = {{"the key of the one", "the key of the two"}, {"", "the key of the two"}, {"the key of the one", ""}};
+  const std::pair<std::string, std::string> pairs[] = {
+      {"the key of the one", "the key of the two"}, {"", "the key of the two"}, {"the key of the one", ""}};
   for (const auto& [ours, theirs] : pairs) {
     SCOPED_TRACE(ours + "|" + theirs);
     const MemorySource source({.records = 100});
@@ -511,11 +514,13 @@ TEST(PartitionServer, AStrangerLearnsNothingAndAnOldProofIsWorthNothing) {
                    return old_proof = EncodeFrame(0, ProofFrame{.proof = ClientProof(key, HelloBytes(hello), challenge.nonce)});
                  }),
             "welcome");
-  EXPECT_THAT(talk(hello, [&](const ChallengeFrame&) { return old_proof; }), HasSubstr("UNAUTHENTICATED: the peer's key is not that of node 0"));
+  EXPECT_THAT(talk(hello, [&](const ChallengeFrame&) { return old_proof; }),
+              HasSubstr("UNAUTHENTICATED: the peer's key is not that of node 0"));
   EXPECT_THAT(talk(hello, [](const ChallengeFrame& challenge) { return EncodeFrame(0, ProofFrame{.proof = challenge.proof}); }),
               HasSubstr("UNAUTHENTICATED"))
       << "the server's own proof, given back";
-  EXPECT_THAT(talk(hello, [](const ChallengeFrame&) { return EncodeFrame(1, GetFrame{.record = 1}); }), HasSubstr("wants a proof of the key"));
+  EXPECT_THAT(talk(hello, [](const ChallengeFrame&) { return EncodeFrame(1, GetFrame{.record = 1}); }),
+              HasSubstr("wants a proof of the key"));
   HelloFrame other = hello;
   other.identity.fingerprint ^= 1;
   EXPECT_THAT(talk(other, [](const ChallengeFrame&) { return EncodeFrame(0, ProofFrame{}); }), HasSubstr("UNAUTHENTICATED"))

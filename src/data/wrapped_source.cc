@@ -60,7 +60,9 @@ void AddPartitionOptions(const std::string& section, OptionTable* table, Partiti
              &options->seed);
   table->Add({.key = section + ".peer_limit", .help = "With --peers: longest wait for an answer before storage is read"},
              &options->request_limit);
-  table->Add({.key = section + ".peer_key", .help = "With --peers: file with the key of all nodes, for its owner only", .metavar = "FILE"},
+  table->Add({.key = section + ".peer_key",
+              .help = "With --peers: file with the key of all nodes, for its owner only",
+              .metavar = "FILE"},
              &options->key_file);
   table->Add({.key = section + ".open_peers", .help = "With --peers, without a key: answer whoever reaches the address"},
              &options->open);

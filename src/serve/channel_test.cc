@@ -21,7 +21,13 @@ using ::testing::HasSubstr;
 std::vector<Message> OneOfEach() {
   return {
       HelloMessage{.slab_bytes = 1 << 20},
-      LoadMessage{.job = JobId(7), .name = "a", .spec = "resnet18:width=8", .path = "/x/y", .grow_slack_ns = 5, .limit_ns = 6, .direct_io = true},
+      LoadMessage{.job = JobId(7),
+                  .name = "a",
+                  .spec = "resnet18:width=8",
+                  .path = "/x/y",
+                  .grow_slack_ns = 5,
+                  .limit_ns = 6,
+                  .direct_io = true},
       CancelMessage{JobId(8)},
       UnloadMessage{JobId(9), JobId(7)},
       ExecuteMessage{.job = JobId(10), .instance = JobId(7), .batch = 3, .inputs = {{0, 64}, {128, 7}}, .outputs = {{192, 1}}},

@@ -166,8 +166,8 @@ void Core::UpdateBusyShare(absl::Time now) {
   busy_at_ = now;
 }
 
-// Whether a request that finds the model absent can still be answered within the model's objective: loading, the execution, and the
-// wait that 95 % of requests stay below in an M/M/1 queue that is busy for `busy_share_` of the time.
+// Whether a request that finds the model absent can still be answered within the model's objective: loading, the execution, and
+// the wait that 95 % of requests stay below in an M/M/1 queue that is busy for `busy_share_` of the time.
 bool Core::CheapToReload(ModelId id) const {
   constexpr double kMostBusy = 0.95, kMiss = 0.05;
   const absl::Duration load = estimator_.ExpectedLoad(id), slo = models_.at(id).slo.slo(), run = estimator_.Expected(id, 1);

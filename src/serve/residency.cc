@@ -59,7 +59,8 @@ void Residency::OnUse(ModelId model, int requests, absl::Time now) {
 
 void Residency::OnUnwanted(ModelId model) { models_.at(model).heat = 0; }
 
-// The newest request is not counted: an average seen at arrivals is right without the arrival itself, and one request alone is no rate.
+// The newest request is not counted: an average seen at arrivals is right without the arrival itself, and one request alone is no
+// rate.
 double Residency::ExpectedHotness(absl::Time now) const {
   const double rate = Faded(std::max(0.0, arrivals_ - 1 / kArrivalWindowSeconds), now - arrivals_at_);
   const double requests = rate * absl::ToDoubleSeconds(options_.ahead);  // of all models, while one is to be expected

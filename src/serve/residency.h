@@ -3,9 +3,10 @@
 //
 // A model is absent, loading, ready, draining (only older requests still run on it) or unloading. One load runs at a time.
 // Victims are the coldest models without queued or running work; hotness is the number of requests, halved every
-// `hotness_half_life`, ties by last use. A model that is expected to be asked for soon is loaded ahead of its first request if there
-// is room without an eviction, and is no idle victim: when a burst begins, its models come back together. If only busy models are left and a request has waited for `starvation_limit`, the
-// coldest busy one is drained: what it had accepted until then still runs, then it goes.
+// `hotness_half_life`, ties by last use. A model that is expected to be asked for soon is loaded ahead of its first request if
+// there is room without an eviction, and is no idle victim: when a burst begins, its models come back together. If only busy
+// models are left and a request has waited for `starvation_limit`, the coldest busy one is drained: what it had accepted until
+// then still runs, then it goes.
 #pragma once
 
 #include <absl/time/time.h>
@@ -26,14 +27,14 @@ struct ResidencyOptions {
   // A model that has not been used for so long is evicted while training has less memory than it needs to be fast. Memory that
   // nobody misses stays with its model, however long that is idle. Infinite: never.
   absl::Duration idle_eviction = absl::Seconds(3);
-  int64_t serving_limit_pages = -1;                 // for models and the workspace together; negative: none
+  int64_t serving_limit_pages = -1;  // for models and the workspace together; negative: none
   absl::Duration hotness_half_life = absl::Seconds(30);
   absl::Duration starvation_limit = absl::Seconds(1);
   // A model that has not been used for so long and can be loaded again within its objective is evicted rather than that training
   // has less memory than it needs to be fast.
   absl::Duration spare_idle = absl::Milliseconds(500);
-  // A model is expected soon if its share of all requests (by hotness) times the present arrival rate says so many seconds or less
-  // until its next request. Zero: never.
+  // A model is expected soon if its share of all requests (by hotness) times the present arrival rate says so many seconds or
+  // less until its next request. Zero: never.
   absl::Duration ahead = absl::Seconds(1);
   absl::Duration memory_retry_min = absl::Milliseconds(10), memory_retry_max = absl::Milliseconds(500);
   absl::Duration broken_retry_min = absl::Seconds(1), broken_retry_max = absl::Seconds(30);
@@ -135,7 +136,8 @@ class Residency {
   void MakeRoom(const ResidencyDemand& demand, const Situation& situation, ResidencyDecision* decision);
   // Cold models that training's wish may evict, until `missing` pages are free or on their way; what is still missing is left in
   // it: those cheap to load again, and if `idle_too` those idle for `idle_eviction`. Sets when the next one is free to go.
-  std::vector<ModelId> SpareVictims(const Situation& situation, bool idle_too, int64_t* missing, ResidencyDecision* decision) const;
+  std::vector<ModelId> SpareVictims(const Situation& situation, bool idle_too, int64_t* missing,
+                                    ResidencyDecision* decision) const;
   int64_t PagesOnTheirWay() const;
   static std::set<ModelId> BusyModels(const Situation& situation);
 

@@ -26,7 +26,9 @@ StatusOr<std::unique_ptr<model::DirectReader>> OpenDirect(const std::string& pat
   auto reader = model::DirectReader::Open(path);
   if (reader.ok() || reader.status().code() != StatusCode::kUnimplemented) return reader;
   static std::once_flag said;
-  std::call_once(said, [&] { Log(LogLevel::kWarning, "weights are read through the page cache", {{"reason", reader.status()}}); });
+  std::call_once(said, [&] {
+    Log(LogLevel::kWarning, "weights are read through the page cache", {{"reason", reader.status()}});
+  });
   return std::unique_ptr<model::DirectReader>();
 }
 

@@ -38,7 +38,8 @@ TEST(TrainOptions, TravelAsJsonUnchanged) {
 TEST(TrainOptions, RefuseUnknownKeysAndValues) {
   EXPECT_THAT(MessageOf(ParseTrainOptions("[]").status()), HasSubstr("no JSON object"));
   EXPECT_THAT(MessageOf(ParseTrainOptions(R"({"train.color":"red"})").status()), HasSubstr("train.color"));
-  EXPECT_THAT(MessageOf(ParseTrainOptions(R"({"train.epochs":3})").status()), HasSubstr("option 'train.epochs' is 3; allowed: a string"));
+  EXPECT_THAT(MessageOf(ParseTrainOptions(R"({"train.epochs":3})").status()),
+              HasSubstr("option 'train.epochs' is 3; allowed: a string"));
   EXPECT_THAT(MessageOf(ParseTrainOptions(R"({"train.epochs":"three"})").status()), HasSubstr("three"));
 }
 
@@ -77,8 +78,17 @@ TEST(TrainOptions, TakeADeviceOfTheirOwnPool) {
 }
 
 TEST(TrainProgress, TravelsAsOneJsonLine) {
-  TrainProgress progress{.event = "step", .time = absl::FromUnixNanos(1'700'000'000'123'456'789), .step = 5, .epoch = 1, .samples = 320,
-                         .loss = 1.25, .samples_per_s = 99.5, .micro_batch = 16, .aborts = 3, .held_bytes = 1 << 20, .message = "a\nb"};
+  TrainProgress progress{.event = "step",
+                         .time = absl::FromUnixNanos(1'700'000'000'123'456'789),
+                         .step = 5,
+                         .epoch = 1,
+                         .samples = 320,
+                         .loss = 1.25,
+                         .samples_per_s = 99.5,
+                         .micro_batch = 16,
+                         .aborts = 3,
+                         .held_bytes = 1 << 20,
+                         .message = "a\nb"};
   const std::string line = ToJson(progress);
   EXPECT_EQ(line.find('\n'), std::string::npos);
   const TrainProgress back = ParseTrainProgress(line).value();
