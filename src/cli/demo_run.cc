@@ -78,8 +78,8 @@ Status MakePlan(const DemoSettings& settings, cluster::Node* node, DemoPlan* pla
   plan->load.zipf = settings.zipf;
   plan->load.rate = settings.calm_load / service_s;
   plan->load.burst_rate = settings.burst_load / service_s;
-  plan->load.calm_length = absl::Seconds(9);
-  plan->load.burst_length = absl::Seconds(3);
+  plan->load.calm_length = absl::Seconds(12);
+  plan->load.burst_length = absl::Seconds(4);
   plan->load.length = settings.length;
   plan->load.seed = settings.seed;
   plan->load.slo_factor = kSloFactor;

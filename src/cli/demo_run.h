@@ -20,8 +20,8 @@ namespace tidepool::cli {
 struct DemoSettings {
   DemoData data;
   std::string device = "host";  // as device/device.h names them
-  int64_t capacity_bytes = int64_t{190} << 20;
-  absl::Duration length = absl::Seconds(45);  // of the load
+  int64_t capacity_bytes = int64_t{200} << 20;
+  absl::Duration length = absl::Seconds(60);  // of the load
   uint64_t seed = 1;
   int64_t global_batch = 96, max_micro_batch = 64, evaluation_steps = 0;
   double learning_rate = 0.002;

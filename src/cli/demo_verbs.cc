@@ -133,7 +133,7 @@ class DemoVerb : public Verb {
     line_open_ = false;
   }
 
-  double seconds_ = 45;
+  double seconds_ = 60;
   bool compare_ = false, keep_ = false;
   std::string report_, json_;
   serve::Mode mode_ = serve::Mode::kColocate;

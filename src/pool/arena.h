@@ -17,14 +17,17 @@ struct ArenaStats {
   int64_t peak_live_bytes = 0;  // since the last ResetPeak
   int64_t held_pages = 0;       // of the lease
   int64_t peak_held_pages = 0;
-  int64_t cached_pages = 0;     // without any live block
-  int64_t allocations = 0;      // since start
-  int64_t blocks = 0;           // live
+  int64_t cached_pages = 0;  // without any live block
+  int64_t allocations = 0;   // since start
+  int64_t blocks = 0;        // live
 };
 
 struct ArenaOptions {
   absl::Duration grow_timeout = absl::Seconds(5);
   int64_t grow_step_pages = 4;  // asked for at a time when a smaller block does not fit (less if the limit is near)
+  // That of the lease. kHigh: the lowest pages go back first, so that what stays lies at the high end and the low one has long
+  // runs.
+  Placement placement = Placement::kLow;
 };
 
 // Thread-safe: blocks may be freed by any thread.

@@ -200,7 +200,32 @@ void Space::RemovePages(Node* node, Extent extent) {
   Recycle(node);
 }
 
-std::vector<Extent> Space::TakeCachedPages(int64_t most) {
+std::vector<Extent> Space::TakeLowestCachedPages(int64_t most) {
+  std::vector<Node*> blocks;
+  for (const auto& [size, node] : large_) {
+    if (WholePages(node) > 0) blocks.push_back(node);
+  }
+  for (Node* node : bins_) {
+    for (; node != nullptr; node = node->bin_after) {
+      if (WholePages(node) > 0) blocks.push_back(node);
+    }
+  }
+  std::sort(blocks.begin(), blocks.end(), [](const Node* a, const Node* b) { return a->start < b->start; });
+  std::vector<Extent> taken;
+  for (Node* node : blocks) {
+    if (most <= 0) break;
+    const auto count = static_cast<int32_t>(std::min(most, WholePages(node)));
+    const Extent extent{static_cast<PageIndex>(CeilDiv(node->start, page_bytes_)), count};
+    UnlinkFree(node);
+    RemovePages(node, extent);
+    taken.push_back(extent);
+    most -= count;
+  }
+  return taken;
+}
+
+std::vector<Extent> Space::TakeCachedPages(int64_t most, Placement placement) {
+  if (placement == Placement::kHigh) return TakeLowestCachedPages(most);
   std::vector<Extent> taken;
   while (most > 0 && cached_pages_ > 0) {
     // Only blocks of a page or more can hold whole pages; small blocks count when pages are small.
@@ -277,7 +302,8 @@ bool Space::Consistent() const {
   for (const Node* bin : bins_) {
     for (const Node* node = bin; node != nullptr; node = node->bin_after) ++linked;
   }
-  return linked == free_blocks && live == live_bytes_ && live_blocks == blocks() && cached == cached_pages_ && pages == held_pages_;
+  return linked == free_blocks && live == live_bytes_ && live_blocks == blocks() && cached == cached_pages_ &&
+         pages == held_pages_;
 }
 
 }  // namespace tidepool::pool

@@ -68,6 +68,22 @@ TEST(Space, GivesUpOnlyPagesWithoutALiveByte) {
   EXPECT_TRUE(space.Consistent());
 }
 
+TEST(Space, KeepsItsHighestPagesIfThatIsItsPlace) {
+  Space space(kPage, 12);
+  space.AddPages({0, 2});
+  space.AddPages({3, 5});
+  space.AddPages({9, 2});
+  const int64_t low = space.Allocate(64);  // in the shortest free block: pages 0 and 1
+  ASSERT_LT(low, 2 * kPage);
+  EXPECT_THAT(space.TakeCachedPages(3, Placement::kHigh), ElementsAre(Extent{1, 1}, Extent{3, 2}));
+  EXPECT_TRUE(space.Consistent());
+  EXPECT_THAT(space.TakeCachedPages(4, Placement::kHigh), ElementsAre(Extent{5, 3}, Extent{9, 1}));
+  space.Free(low);
+  EXPECT_THAT(space.TakeCachedPages(100, Placement::kHigh), ElementsAre(Extent{0, 1}, Extent{10, 1}));
+  EXPECT_EQ(space.held_pages(), 0);
+  EXPECT_TRUE(space.Consistent());
+}
+
 // Live blocks and held pages, kept the simple way.
 class SpaceSchedule {
  public:
@@ -79,7 +95,9 @@ class SpaceSchedule {
       switch (Below(8)) {
         case 0: AddSome(); break;
         case 1: TakeSome(); break;
-        case 2: case 3: case 4: FreeOne(); break;
+        case 2:
+        case 3:
+        case 4: FreeOne(); break;
         default: AllocateOne(); break;
       }
       ASSERT_FALSE(testing::Test::HasFatalFailure()) << "step " << step;
@@ -121,7 +139,7 @@ class SpaceSchedule {
   void TakeSome() {
     const int64_t cached = space_.cached_pages(), most = 1 + Below(4);
     int64_t taken = 0;
-    for (const Extent& extent : space_.TakeCachedPages(most)) {
+    for (const Extent& extent : space_.TakeCachedPages(most, Below(2) == 0 ? Placement::kLow : Placement::kHigh)) {
       taken += extent.count;
       for (PageIndex page = extent.first; page < extent.end(); ++page) {
         ASSERT_TRUE(held_[static_cast<size_t>(page)]);

@@ -192,15 +192,16 @@ void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situati
   }
 
   int64_t missing = held + wanted.pages - room;
-  if (missing <= 0 && !wanted.short_of_memory) {
+  const bool going = std::any_of(models_.begin(), models_.end(), [](const auto& entry) {
+    return entry.second.state == State::kUnloading || entry.second.state == State::kDraining;
+  });
+  if (missing <= 0 && (!wanted.short_of_memory || (wanted.made_room && !going))) {
     decision->load = demand.model;
     return;
   }
   missing -= PagesOnTheirWay();
-  const bool going = std::any_of(models_.begin(), models_.end(), [](const auto& entry) {
-    return entry.second.state == State::kUnloading || entry.second.state == State::kDraining;
-  });
-  // The pages were there by count and the load still failed: they lie too scattered, or the trainer kept them. One more must go.
+  // The pages were there by count and the load still failed: they lie too scattered, or the trainer kept them. One more must go
+  // before each further try.
   if (wanted.short_of_memory && !going) missing = std::max<int64_t>(missing, 1);
 
   const std::set<ModelId> busy = BusyModels(situation);
@@ -215,6 +216,7 @@ void Residency::MakeRoom(const ResidencyDemand& demand, const Situation& situati
   }
   if (freed >= missing || (wanted.short_of_memory && !victims.empty())) {
     decision->unload.insert(decision->unload.end(), victims.begin(), victims.end());
+    wanted.made_room = wanted.made_room || !victims.empty();
     if (victims.empty() && !going) decision->load = demand.model;
     return;
   }
@@ -282,6 +284,7 @@ void Residency::ClearFailure(ModelId model) {
   entry.failure = Status();
   entry.failures = 0;
   entry.short_of_memory = false;
+  entry.made_room = false;
   entry.retry_at = absl::InfinitePast();
 }
 
@@ -291,6 +294,7 @@ void Residency::OnLoadFailed(ModelId model, const Status& status, absl::Time now
   entry.failure = status;
   const bool memory = IsMemoryShortage(status);
   entry.short_of_memory = status.code() == StatusCode::kResourceExhausted || status.code() == StatusCode::kDeadlineExceeded;
+  entry.made_room = false;
   const absl::Duration least = memory ? options_.memory_retry_min : options_.broken_retry_min;
   const absl::Duration most = memory ? options_.memory_retry_max : options_.broken_retry_max;
   entry.retry_at = now + std::min(most, least * static_cast<double>(1 << std::min(entry.failures, 20)));

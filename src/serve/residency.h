@@ -127,6 +127,7 @@ class Residency {
     Status failure;
     int failures = 0;
     bool short_of_memory = false;  // the last load failed although the pages seemed to be there
+    bool made_room = false;        // a model was evicted for it since
     absl::Time retry_at = absl::InfinitePast();
   };
   int64_t WorkspaceNeed(const Model& candidate) const;

@@ -28,7 +28,7 @@ constexpr absl::Duration kCopyLimit = absl::Seconds(60);
 constexpr absl::Duration kSendLimit = absl::Seconds(10);
 // Memory for activations is kept this long after the last execution: taking it again may cost training a micro-batch.
 constexpr absl::Duration kWorkspaceIdle = absl::Seconds(1);
-constexpr int64_t kWorkspaceStepPages = 8;
+constexpr int64_t kWorkspaceStepPages = 8, kWorkspaceStepPart = 50;  // at most so many, and no more than this part of the device
 constexpr size_t kLoadQueueLimit = 64;
 constexpr int kMostExecutions = 64;         // ordered and not answered
 constexpr int kOperationsPerExecution = 3;  // of the device's stream: a mark, the arithmetic, the answer
@@ -147,7 +147,10 @@ Status Worker::Start(const WorkerOptions& options) {
                                                                            .trust_label = "serve"},
                                                                           Clock::Real()->Now() + kHelloLimit));
   // Each growth may cost training a micro-batch: few large ones are better than many small ones.
-  workspace_ = pool::Arena::Create(client_.get(), lease, {.grow_step_pages = kWorkspaceStepPages});
+  workspace_ = pool::Arena::Create(
+      client_.get(), lease,
+      {.grow_step_pages = std::clamp<int64_t>(info.capacity_bytes / info.page_bytes / kWorkspaceStepPart, 1, kWorkspaceStepPages),
+       .placement = pool::Placement::kHigh});
   models_ = std::make_unique<WorkerModels>(client_.get(), [this] { TrimWorkspace(); });
   TIDEPOOL_ASSIGN_OR_RETURN(
       stream_, client_->device().CreateStream({.name = "execute", .queue_limit = kMostExecutions * kOperationsPerExecution}));

@@ -183,7 +183,7 @@ Status Session::OpenLease() {
                                                  options_.name, FormatBytes(guaranteed_pages * page_bytes)));
   }
   lease = *opened;
-  arena = pool::Arena::Create(client.get(), lease, {.grow_timeout = absl::Seconds(1)});
+  arena = pool::Arena::Create(client.get(), lease, {.grow_timeout = absl::Seconds(1), .placement = pool::Placement::kHigh});
   reclaimer->SetArena(arena.get());
   return {};
 }
