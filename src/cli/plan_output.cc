@@ -134,6 +134,10 @@ std::string BarText(double share, int width) {
   return bar;
 }
 
+std::string MemoryLimitText(const PlanSetting& setting) {
+  return fmt::format("{:.0f} MiB ({})", setting.cluster.memory_limit_mib, TextOf(setting.memory_from));
+}
+
 Json SettingJson(const PlanSetting& setting) {
   const plan::Cluster& cluster = setting.cluster;
   return {{"model", setting.ops.name},
@@ -143,7 +147,10 @@ Json SettingJson(const PlanSetting& setting) {
           {"cost_options", setting.cost_options ? plan::CalibratedOptionsJson(*setting.cost_options) : Json(nullptr)},
           {"profiles", {{"source", setting.source}, {"origin", OriginOf(setting)}, {"hash", setting.table->hash()}}},
           {"cluster",
-           {{"nodes", cluster.nodes}, {"gpus_per_node", cluster.gpus_per_node}, {"gpu_memory_mib", cluster.memory_limit_mib}}},
+           {{"nodes", cluster.nodes},
+            {"gpus_per_node", cluster.gpus_per_node},
+            {"gpu_memory_mib", cluster.memory_limit_mib},
+            {"gpu_memory_from", NameOf(setting.memory_from)}}},
           {"notes", setting.notes}};
 }
 
@@ -187,7 +194,7 @@ void PrintSetting(const PlanSetting& setting) {
   const plan::Cluster& cluster = setting.cluster;
   fmt::print("model        {}, {} ops, {:.3g} G parameters\n", setting.ops.name, setting.ops.size(),
              static_cast<double>(setting.ops.parameters()) / 1e9);
-  fmt::print("cluster      {} x {} devices of {:.0f} MiB\n", cluster.nodes, cluster.gpus_per_node, cluster.memory_limit_mib);
+  fmt::print("cluster      {} x {} devices of {}\n", cluster.nodes, cluster.gpus_per_node, MemoryLimitText(setting));
   fmt::print("times        {} ({}), cost model {}\n", OriginOf(setting), setting.source, setting.model->name());
   const std::string options = setting.cost_options ? CostOptionsText(*setting.cost_options) : "";
   if (!options.empty()) fmt::print("options      {}\n", options);

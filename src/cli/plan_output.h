@@ -35,6 +35,9 @@ std::string PlanTimeText(double us);
 // "[######....]" of `width` characters; a '!' at its end if `share` is above 1.
 std::string BarText(double share, int width);
 
+// "12000 MiB (the plan file)": the limit of a device, and what says so.
+std::string MemoryLimitText(const PlanSetting& setting);
+
 nlohmann::ordered_json SettingJson(const PlanSetting& setting);
 nlohmann::ordered_json FaultsJson(const std::vector<plan::PlanFault>& faults);
 nlohmann::ordered_json PricedJson(const PricedPlan& priced);

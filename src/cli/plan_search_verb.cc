@@ -87,6 +87,7 @@ plan::PlanFile PlanVerb::FileOf(const PlanSetting& setting, const plan::SearchRe
   file.model = search_.model;
   file.cost_model = setting.model->name();
   file.cost_options = setting.cost_options;
+  if (setting.memory_from == MemoryLimitFrom::kFlag) file.gpu_memory_mib = setting.cluster.memory_limit_mib;
   file.database_hash = setting.table->hash();
   file.upper_bound_seconds = result.best_ms() / 1000;
   if (result.lower_bound_ms > 0) file.lower_bound_seconds = result.lower_bound_ms / 1000;
@@ -112,7 +113,7 @@ Json PlanVerb::ToJson(const PricedPlan& best, plan::SearchKind kind, const plan:
 }
 
 Status PlanVerb::Run(const VerbContext& context) {
-  setting_.cost.Note(*context.options);
+  setting_.Note(*context.options);
   if (!what_if_.empty()) return RunWhatIf(context);
   if (target_ > 0 || !svg_.empty()) return InvalidArgument("--target-throughput and --svg need --what-if");
   TIDEPOOL_ASSIGN_OR_RETURN(const PlanCostModel cost, setting_.cost.Over({}));

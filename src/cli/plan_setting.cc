@@ -103,8 +103,16 @@ void PlanSettingOptions::Register(OptionTable* table) {
              &profiles);
   table->Add({.key = "plan.nodes", .help = "Machines; 0: one, or as many as the plan needs"}, &nodes);
   table->Add({.key = "plan.gpus_per_node", .help = "Devices of a machine; 0: 8, or as the plan needs"}, &gpus_per_node);
-  table->Add({.key = "plan.gpu_memory_mib", .help = "Memory of a device in MiB; 0: what the profile's device has"}, &memory_mib);
+  table->Add({.key = "plan.gpu_memory_mib",
+              .help = "Memory of a device in MiB; 0: what the profile's device has. Not given: what the plan file says, else 0"},
+             &memory_mib);
   cost.Register(table);
+}
+
+void PlanSettingOptions::Note(const OptionTable& table) {
+  cost.Note(table);
+  const OptionTable::Entry* entry = table.FindKey("plan.gpu_memory_mib");
+  whole_device = memory_mib == 0 && entry != nullptr && entry->source != OptionTable::Source::kDefault;
 }
 
 StatusOr<plan::OpList> FindOpList(const std::string& model) {
@@ -164,6 +172,8 @@ StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const P
       return InvalidArgument("--gpu-memory-mib is missing: '{}' does not say how much memory its device has", profile.source);
     }
     setting->cluster.memory_limit_mib = std::floor(profile.device_mib);
+  } else {
+    setting->memory_from = MemoryLimitFrom::kFlag;
   }
   TIDEPOOL_RETURN_IF_ERROR(plan::Validate(setting->cluster));
   TIDEPOOL_ASSIGN_OR_RETURN(plan::ProfileTable table,
@@ -191,8 +201,18 @@ StatusOr<std::unique_ptr<PlanSetting>> SettingOfPlan(const PlanSettingOptions& o
   StatusOr<PlanProfile> profile = LoadPlanProfile(options.profiles, ops, needs);
   if (!profile.ok()) return Annotate(profile.status(), path);
   const int32_t micro_batches[] = {file.plan.micro_batch};
-  auto setting = MakePlanSetting(std::move(ops), *profile, ClusterFor(options, file.plan.gpus()), *cost, micro_batches);
+  plan::Cluster cluster = ClusterFor(options, file.plan.gpus());
+  const bool limit_of_file = file.gpu_memory_mib && options.memory_mib == 0 && !options.whole_device;
+  if (limit_of_file) cluster.memory_limit_mib = *file.gpu_memory_mib;
+  auto setting = MakePlanSetting(std::move(ops), *profile, cluster, *cost, micro_batches);
   if (!setting.ok()) return Annotate(setting.status(), path);
+  if (limit_of_file) {
+    (*setting)->memory_from = MemoryLimitFrom::kPlanFile;
+    if (profile->device_mib > 0 && *file.gpu_memory_mib > profile->device_mib) {
+      (*setting)->notes.push_back(fmt::format("{}: made for devices of {:.0f} MiB; that of the profile has {:.0f}", path,
+                                              *file.gpu_memory_mib, std::floor(profile->device_mib)));
+    }
+  }
   if (!file.model_hash.empty() && file.model_hash != (*setting)->ops.hash) {
     (*setting)->notes.push_back(fmt::format("{}: made for another version of {}", path, (*setting)->ops.name));
   }
@@ -202,6 +222,22 @@ StatusOr<std::unique_ptr<PlanSetting>> SettingOfPlan(const PlanSettingOptions& o
     (*setting)->notes.push_back(fmt::format("{}: made with another profile; its stored times do not apply", path));
   }
   return setting;
+}
+
+std::string_view NameOf(MemoryLimitFrom from) {
+  switch (from) {
+    case MemoryLimitFrom::kFlag: return "flag";
+    case MemoryLimitFrom::kPlanFile: return "plan_file";
+    default: return "device";
+  }
+}
+
+std::string_view TextOf(MemoryLimitFrom from) {
+  switch (from) {
+    case MemoryLimitFrom::kFlag: return "--gpu-memory-mib";
+    case MemoryLimitFrom::kPlanFile: return "the plan file";
+    default: return "the profile's device";
+  }
 }
 
 std::string_view OriginOf(const PlanSetting& setting) { return setting.estimated ? "estimated" : "measured"; }

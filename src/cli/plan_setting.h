@@ -22,10 +22,14 @@ struct PlanSettingOptions {
   std::string profiles;   // CSV folder, bundle directory or bundle name; empty: estimates for kQuickStartDevice
   int nodes = 0;          // 0: as many as the plan needs, or one
   int gpus_per_node = 0;  // 0: as the plan needs, or 8
-  double memory_mib = 0;  // of one device; 0: what the profile's device has
+  double memory_mib = 0;  // of one device; 0: what the plan file says, else what the profile's device has
+  // 0 above was asked for: what the profile's device has, whatever the plan file says.
+  bool whole_device = false;
   PlanCostFlags cost;
 
   void Register(OptionTable* table);
+  // Which flags were given; once they are read. `table` is what Register filled.
+  void Note(const OptionTable& table);
 };
 inline constexpr char kQuickStartDevice[] = "h100";
 
@@ -51,11 +55,16 @@ struct ProfileNeeds {
 };
 StatusOr<PlanProfile> LoadPlanProfile(const std::string& profiles, const plan::OpList& ops, const ProfileNeeds& needs);
 
+enum class MemoryLimitFrom : uint8_t { kDevice, kFlag, kPlanFile };
+std::string_view NameOf(MemoryLimitFrom from);  // "device", "flag", "plan_file"
+std::string_view TextOf(MemoryLimitFrom from);  // for people: "the profile's device"
+
 // Not movable: the model refers to the rest.
 struct PlanSetting {
   plan::OpList ops;
   std::unique_ptr<plan::ProfileTable> table;
   plan::Cluster cluster;
+  MemoryLimitFrom memory_from = MemoryLimitFrom::kDevice;  // the cluster's limit
   std::unique_ptr<plan::CostModel> model;
   std::optional<plan::CalibratedOptions> cost_options;  // of the calibrated model
   std::string source;
@@ -66,7 +75,7 @@ struct PlanSetting {
 // `cluster.memory_limit_mib` 0: the device's; INVALID_ARGUMENT if the profile does not know it.
 StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const PlanProfile& profile, plan::Cluster cluster,
                                                        const PlanCostModel& cost, std::span<const int32_t> micro_batches);
-// For a plan file: cluster, micro-batch and options of the cost model are its own where the flags do not say.
+// For a plan file: cluster, micro-batch, memory limit and options of the cost model are its own where the flags do not say.
 StatusOr<std::unique_ptr<PlanSetting>> SettingOfPlan(const PlanSettingOptions& options, const plan::PlanFile& file,
                                                      const std::string& path);
 

@@ -36,7 +36,7 @@ class PlanFileVerb : public Verb {
 
  protected:
   // Which flags were given; before Open.
-  void Note(const VerbContext& context) { options_.cost.Note(*context.options); }
+  void Note(const VerbContext& context) { options_.Note(*context.options); }
   StatusOr<OpenedPlan> Open(const std::string& path) const {
     OpenedPlan opened;
     TIDEPOOL_ASSIGN_OR_RETURN(opened.file, plan::ReadPlan(path));
@@ -180,10 +180,9 @@ class CompareVerb : public PlanFileVerb {
   std::string path() const override { return "plan compare"; }
   std::string summary() const override { return "Price plans side by side, with what each does differently"; }
   std::string details() const override {
-    return "All plans are priced anew, with the same profile and cost model; each with the options of the cost model that it "
-           "was\n"
-           "made with (the schedule, ZeRO-1, ...), but for those that are given. RELATIVE is the iteration over that of the "
-           "first plan.\n"
+    return "All plans are priced anew, with the same profile and cost model; each with the memory limit and the options of\n"
+           "the cost model that it was made with (the schedule, ZeRO-1, ...), but for those that are given. RELATIVE is the\n"
+           "iteration over that of the first plan.\n"
            "Example: tidepool plan compare ours.json theirs.json --profiles profiled-time-eurosys --gpu-memory-mib 28000";
   }
   Status Run(const VerbContext& context) override {
@@ -206,7 +205,9 @@ class CompareVerb : public PlanFileVerb {
       for (size_t i = 0; i < plans.size(); ++i) {
         Json entry = PricedJson(plans[i]);
         entry["relative"] = plans[i].cost.iteration_ms / plans[0].cost.iteration_ms;
-        entry["cost_options"] = SettingJson(*opened[i].setting)["cost_options"];
+        const Json setting = SettingJson(*opened[i].setting);
+        entry["cost_options"] = setting["cost_options"];
+        for (const char* key : {"gpu_memory_mib", "gpu_memory_from"}) entry[key] = setting["cluster"][key];
         AddBounds(opened[i].file, &entry);
         json["plans"].push_back(std::move(entry));
       }
@@ -214,12 +215,19 @@ class CompareVerb : public PlanFileVerb {
       return {};
     }
     PrintSetting(*opened[0].setting);
+    const std::vector<std::string>& shown = opened[0].setting->notes;
+    for (size_t i = 1; i < opened.size(); ++i) {
+      for (const std::string& note : opened[i].setting->notes) {
+        if (std::find(shown.begin(), shown.end(), note) == shown.end()) fmt::print("note         {}\n", note);
+      }
+    }
     fmt::print("\n");
     PrintSummary(plans);
     for (const PricedPlan& priced : plans) {
       fmt::print("\n{}\n", priced.name);
       const std::string options = priced.setting->cost_options ? CostOptionsText(*priced.setting->cost_options) : "";
       if (!options.empty()) fmt::print("options: {}\n", options);
+      fmt::print("devices of {}\n", MemoryLimitText(*priced.setting));
       PrintStages(priced);
       for (const plan::PlanFault& fault : priced.faults) fmt::print("fault  {}\n", fault.text);
     }
@@ -267,7 +275,8 @@ class VerifyVerb : public PlanFileVerb {
       json.push_back(
           {{"plan", path}, {"valid", faults.empty()}, {"faults", FaultsJson(faults)}, {"setting", SettingJson(*opened.setting)}});
       if (context.output == OutputFormat::kJson) continue;
-      fmt::print("{}: {}\n", path, faults.empty() ? "ok" : fmt::format("{} faults", faults.size()));
+      fmt::print("{}: {}, devices of {}\n", path, faults.empty() ? "ok" : fmt::format("{} faults", faults.size()),
+                 MemoryLimitText(*opened.setting));
       for (const plan::PlanFault& fault : faults) fmt::print("  {}\n", fault.text);
       for (const std::string& note : opened.setting->notes) fmt::print("  note: {}\n", note);
     }

@@ -251,6 +251,69 @@ TEST_F(PlanVerbs, PlansRememberTheOptionsThatTheyWereMadeWith) {
   EXPECT_THAT(RunWords({"plan", "compare", file, file}).out, HasSubstr("options: ZeRO-1, sync overlap 0.5, context MiB 100"));
 }
 
+TEST_F(PlanVerbs, PlansRememberTheMemoryLimitThatTheyWereSearchedWith) {
+  const std::string file = root_.File("plan.json");
+  const Outcome found = RunWords(SmallSearch({"--gpu-memory-mib", "3000", "--out", file, "-o", "json"}));
+  ASSERT_EQ(found.code, kExitDone) << found.err;
+  EXPECT_EQ(found.json()["plan"]["gpu_memory_mib"], 3000);
+  EXPECT_EQ(found.json()["setting"]["cluster"]["gpu_memory_from"], "flag");
+  for (const char* verb : {"predict", "show", "verify"}) {
+    SCOPED_TRACE(verb);
+    const auto cluster = [&](const std::vector<std::string>& more) {
+      std::vector<std::string> words = {"plan", verb, file, "-o", "json"};
+      words.insert(words.end(), more.begin(), more.end());
+      const Outcome outcome = RunWords(words);
+      EXPECT_EQ(outcome.code, kExitDone) << outcome.err;
+      return outcome.json()[0]["setting"]["cluster"];
+    };
+    EXPECT_EQ(cluster({})["gpu_memory_mib"], 3000);
+    EXPECT_EQ(cluster({})["gpu_memory_from"], "plan_file");
+    EXPECT_EQ(cluster({"--gpu-memory-mib", "4000"})["gpu_memory_mib"], 4000);
+    EXPECT_EQ(cluster({"--gpu-memory-mib", "4000"})["gpu_memory_from"], "flag");
+    // 0 asks for the whole device, although the file says something.
+    EXPECT_EQ(cluster({"--gpu-memory-mib", "0", "--profiles", "h200"})["gpu_memory_mib"], 134468);
+    EXPECT_EQ(cluster({"--gpu-memory-mib", "0"})["gpu_memory_from"], "device");
+    EXPECT_THAT(RunWords({"plan", verb, file}).out, HasSubstr("devices of 3000 MiB (the plan file)"));
+    EXPECT_THAT(RunWords({"plan", verb, file, "--gpu-memory-mib", "4000"}).out, HasSubstr("4000 MiB (--gpu-memory-mib)"));
+  }
+  // A search that had the whole device leaves no limit behind.
+  ASSERT_EQ(RunWords(SmallSearch({"--out", file})).code, kExitDone);
+  EXPECT_FALSE(plan::ReadPlan(file)->gpu_memory_mib.has_value());
+  EXPECT_THAT(RunWords({"plan", "verify", file, "--profiles", "h200"}).out, HasSubstr("134468 MiB (the profile's device)"));
+}
+
+TEST_F(PlanVerbs, JudgeAPlanByTheLimitInItsFileUnlessAFlagSaysOtherwise) {
+  plan::PlanFile tight = File(), wide = File();
+  tight.gpu_memory_mib = 60;
+  wide.gpu_memory_mib = 1e6;
+  const std::string a = Written(tight, "tight.json"), b = Written(wide, "wide.json");
+  const Outcome verify = RunWords({"plan", "verify", a, b, "-o", "json"});
+  EXPECT_EQ(verify.code, kExitFailed);
+  EXPECT_EQ(verify.json()[0]["faults"][0]["kind"], "memory");
+  EXPECT_EQ(verify.json()[1]["valid"], true);
+  EXPECT_THAT(RunWords({"plan", "verify", b}).out,
+              HasSubstr("wide.json: made for devices of 1000000 MiB; that of the profile has "));
+  EXPECT_EQ(RunWords({"plan", "verify", a, "--gpu-memory-mib", "4000"}).code, kExitDone);
+  const auto compared = RunWords({"plan", "compare", a, b, "-o", "json"}).json()["plans"];
+  EXPECT_EQ(compared[0]["fits"], false);
+  EXPECT_EQ(compared[0]["gpu_memory_mib"], 60);
+  EXPECT_EQ(compared[1]["fits"], true);
+  EXPECT_EQ(compared[1]["gpu_memory_from"], "plan_file");
+  EXPECT_THAT(RunWords({"plan", "compare", a, b}).out,
+              AllOf(HasSubstr("devices of 60 MiB (the plan file)"), HasSubstr("devices of 1000000 MiB (the plan file)"),
+                    HasSubstr("note         " + b + ": made for devices")));
+  // Nonsense is refused, wherever it comes from.
+  std::string text = testing::ReadAll(a);
+  const std::string limit = "\"gpu_memory_mib\": 60.0";
+  ASSERT_NE(text.find(limit), std::string::npos);
+  const Outcome negative =
+      RunWords({"plan", "show", root_.Write("n.json", text.replace(text.find(limit), limit.size(), "\"gpu_memory_mib\": -60"))});
+  EXPECT_EQ(negative.code, kExitUsage);
+  EXPECT_THAT(negative.err, HasSubstr("key 'gpu_memory_mib': is -60; allowed: a number above 0, up to 1000000000"));
+  for (const char* flag : {"-1", "1e12", "nan", "inf"})
+    EXPECT_EQ(RunWords({"plan", "verify", a, "--gpu-memory-mib", flag}).code, kExitUsage) << flag;
+}
+
 TEST_F(PlanVerbs, OtherSchedulesAreSearchedByTheirOwnSearches) {
   for (const std::vector<std::string>& schedule :
        {std::vector<std::string>{"--schedule", "zero-bubble"}, {"--schedule", "interleaved", "--chunks", "2"}}) {

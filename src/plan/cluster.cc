@@ -53,8 +53,8 @@ Status Validate(const Cluster& cluster) {
   require(cluster.nodes >= 1 && cluster.nodes <= 1 << 16, fmt::format("nodes is {}; allowed: 1 to 65536", cluster.nodes));
   require(cluster.gpus_per_node >= 1 && cluster.gpus_per_node <= 1024,
           fmt::format("gpus_per_node is {}; allowed: 1 to 1024", cluster.gpus_per_node));
-  require(std::isfinite(cluster.memory_limit_mib) && cluster.memory_limit_mib > 0,
-          fmt::format("memory_limit_mib is {}; allowed: above 0", cluster.memory_limit_mib));
+  require(cluster.memory_limit_mib > 0 && cluster.memory_limit_mib <= kMostMemoryMib,
+          fmt::format("memory_limit_mib is {}; allowed: above 0, up to {:.0f}", cluster.memory_limit_mib, kMostMemoryMib));
   for (const auto& link : {cluster.within_node, cluster.between_nodes}) {
     if (!link) continue;
     require(std::isfinite(link->bytes_per_s) && link->bytes_per_s > 0,

@@ -27,10 +27,12 @@ struct DeviceGroup {
   double memory_limit_mib = 0;  // of one device; 0: the cluster's
 };
 
+inline constexpr double kMostMemoryMib = 1e9;  // a petabyte: no device has more
+
 struct Cluster {
   int32_t nodes = 1;
   int32_t gpus_per_node = 8;
-  double memory_limit_mib = 0;  // of one device; 0 or less is not allowed
+  double memory_limit_mib = 0;  // of one device; above 0, up to kMostMemoryMib
   // Instead of the speeds in the profile. The parity model refuses these and device groups.
   std::optional<LinkSpeed> within_node, between_nodes;
   std::vector<DeviceGroup> groups;  // empty: all devices are alike

@@ -94,13 +94,18 @@ class Reader {
     TIDEPOOL_ASSIGN_OR_RETURN(const Json* value, Get(key));
     return Integer(*value, key, "", min, max);
   }
-  StatusOr<std::optional<double>> Seconds(const std::string& key) const {
+  // A finite number that `good` likes; none if the key is not there.
+  template <typename Good>
+  StatusOr<std::optional<double>> Number(const std::string& key, std::string_view allowed, Good good) const {
     if (!Has(key.c_str())) return std::optional<double>();
     TIDEPOOL_ASSIGN_OR_RETURN(const Json* value, Get(key));
-    if (!value->is_number() || !std::isfinite(value->get<double>()) || value->get<double>() < 0) {
-      return Fault(key, "is {}; allowed: a number from 0 on", Shown(*value));
+    if (!value->is_number() || !std::isfinite(value->get<double>()) || !good(value->get<double>())) {
+      return Fault(key, "is {}; allowed: {}", Shown(*value), allowed);
     }
     return std::optional<double>(value->get<double>());
+  }
+  StatusOr<std::optional<double>> Seconds(const std::string& key) const {
+    return Number(key, "a number from 0 on", [](double seconds) { return seconds >= 0; });
   }
   // A list of `count` integers; -1: any number of them up to kMaxStages.
   StatusOr<std::vector<int64_t>> Integers(const std::string& key, int64_t count, int64_t min, int64_t max) const {
@@ -239,6 +244,9 @@ Status ReadModel(const Reader& reader, PlanFile* file) {
     TIDEPOOL_ASSIGN_OR_RETURN(*value, reader.Text(key));
   }
   TIDEPOOL_RETURN_IF_ERROR(ReadCostOptions(reader, file));
+  TIDEPOOL_ASSIGN_OR_RETURN(file->gpu_memory_mib,
+                            reader.Number("gpu_memory_mib", fmt::format("a number above 0, up to {:.0f}", kMostMemoryMib),
+                                          [](double mib) { return mib > 0 && mib <= kMostMemoryMib; }));
   TIDEPOOL_ASSIGN_OR_RETURN(file->upper_bound_seconds, reader.Seconds("upper_bound_seconds"));
   TIDEPOOL_ASSIGN_OR_RETURN(file->lower_bound_seconds, reader.Seconds("lower_bound_seconds"));
   return {};
@@ -382,6 +390,7 @@ std::string FormatPlan(const PlanFile& file, const OpList& ops) {
   if (file.cost_options) json["cost_options"] = CalibratedOptionsJson(*file.cost_options);
   json["model_hash"] = ops.hash;
   if (!file.database_hash.empty()) json["database_hash"] = file.database_hash;
+  if (file.gpu_memory_mib) json["gpu_memory_mib"] = *file.gpu_memory_mib;
   if (file.upper_bound_seconds) json["upper_bound_seconds"] = *file.upper_bound_seconds;
   if (file.lower_bound_seconds) json["lower_bound_seconds"] = *file.lower_bound_seconds;
   if (file.gap()) json["gap"] = *file.gap();

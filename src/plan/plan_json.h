@@ -16,7 +16,8 @@
 
 namespace tidepool::plan {
 
-inline constexpr int32_t kPlanSchema = 1;
+// 2: `gpu_memory_mib`. Files of all schemas up to this one are read.
+inline constexpr int32_t kPlanSchema = 2;
 
 struct PlanFile {
   Plan plan;
@@ -29,6 +30,8 @@ struct PlanFile {
   std::string cost_model;  // what the bounds were computed with: "parity", "calibrated"
   std::optional<CalibratedOptions> cost_options;  // of the calibrated model that the plan was made with
   std::string model_hash, database_hash;
+  // Limit of one device that the search was given; none: it had all memory of the profile's device, or the file does not say.
+  std::optional<double> gpu_memory_mib;
   std::optional<double> upper_bound_seconds;  // iteration time of this plan
   std::optional<double> lower_bound_seconds;  // no plan is faster
 

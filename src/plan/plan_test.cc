@@ -121,6 +121,7 @@ TEST(PlanFile, WhatIsWrittenIsReadBack) {
     file.plan = *plan;
     file.cost_model = "parity";
     file.database_hash = problem->table->hash();
+    if (round % 3 != 0) file.gpu_memory_mib = round % 3 == 1 ? 12000 : 1.0 / 3 + round;
     file.upper_bound_seconds = 1.5;
     file.lower_bound_seconds = 1.25;
     TempDir dir;
@@ -131,6 +132,7 @@ TEST(PlanFile, WhatIsWrittenIsReadBack) {
     EXPECT_EQ(read->plan.Key(), plan->Key());
     EXPECT_EQ(read->plan.global_batch, plan->global_batch);
     EXPECT_EQ(read->schema, kPlanSchema);
+    EXPECT_EQ(read->gpu_memory_mib, file.gpu_memory_mib);
     EXPECT_EQ(read->model, "random");
     EXPECT_EQ(read->model_hash, problem->ops.hash);
     EXPECT_EQ(read->database_hash, problem->table->hash());
@@ -227,8 +229,8 @@ TEST(PlanFile, FaultsNameFileLineAndKey) {
             "p.json:10: key 'model_parallel_size_of_each_op': entry [0][1] is 1 with data-parallel 2; the stage has 1 devices");
   EXPECT_EQ(Refusal(Replaced("\"micro_batch_size\": 2", "\"micro_batch_size\": 9")),
             "p.json:6: key 'micro_batch_size': is 9; allowed: up to the global batch, 8");
-  EXPECT_EQ(Refusal(Replaced("\"model_name\": \"gpt\",", "\"model_name\": \"gpt\", \"schema\": 2, \"model\": \"x\",")),
-            "p.json:2: key 'schema': is 2; this version reads up to 1");
+  EXPECT_EQ(Refusal(Replaced("\"model_name\": \"gpt\",", "\"model_name\": \"gpt\", \"schema\": 3, \"model\": \"x\",")),
+            "p.json:2: key 'schema': is 3; this version reads up to 2");
   EXPECT_EQ(MessageOf(PublishedOpListOf(*ParsePlan(Replaced("1_3B", "7B"), "p")).status())
                 .find("model_name 'gpt' with model_size '7B'"),
             0u);
@@ -255,10 +257,49 @@ TEST(PlanFile, FaultsInOptionsOfTheCostModelAreNamed) {
             "p.json:3: key 'cost_options': schedule 'gpipe'; allowed: 1f1b, interleaved, zero-bubble");
 }
 
+TEST(PlanFile, MemoryLimitsThatNoDeviceHasAreRefused) {
+  const auto with = [](const std::string& limit) {
+    return Replaced("\"model_name\": \"gpt\",",
+                    "\"schema\": 2, \"model\": \"x\", \"model_name\": \"gpt\",\n\"gpu_memory_mib\": " + limit + ",");
+  };
+  EXPECT_EQ(ParsePlan(with("12000"), "p.json")->gpu_memory_mib, 12000);
+  EXPECT_EQ(ParsePlan(with("0.5"), "p.json")->gpu_memory_mib, 0.5);
+  EXPECT_EQ(ParsePlan(with("1e9"), "p.json")->gpu_memory_mib, kMostMemoryMib);
+  for (const auto& [limit, shown] : {std::pair{"0", "0"},
+                                     {"-1", "-1"},
+                                     {"-0.0", "-0.0"},
+                                     {"1e10", "10000000000.0"},
+                                     {"18446744073709551615", "18446744073709551615"},
+                                     {"null", "null"},
+                                     {"true", "true"},
+                                     {"\"12000\"", "\"12000\""},
+                                     {"[12000]", "array"}}) {
+    EXPECT_EQ(Refusal(with(limit)),
+              fmt::format("p.json:3: key 'gpu_memory_mib': is {}; allowed: a number above 0, up to 1000000000", shown));
+  }
+  for (const char* limit : {"NaN", "Infinity", "-Infinity", "1e999"}) {
+    EXPECT_EQ(Refusal(with(limit)), "p.json:3: this is not JSON") << limit;
+  }
+}
+
+TEST(PlanFile, FilesOfTheFirstSchemaHaveNoMemoryLimit) {
+  const auto first = ParsePlan(
+      Replaced("\"model_name\": \"gpt\",", "\"schema\": 1, \"model\": \"gpt:1.3b\", \"model_name\": \"gpt\","), "p.json");
+  ASSERT_TRUE(first.ok()) << ToString(first.status());
+  EXPECT_EQ(first->schema, 1);
+  EXPECT_EQ(first->gpu_memory_mib, std::nullopt);
+  // The key is ours: in a file without a schema it says nothing.
+  const auto published =
+      ParsePlan(Replaced("\"model_name\": \"gpt\",", "\"model_name\": \"gpt\", \"gpu_memory_mib\": -3,"), "p.json");
+  ASSERT_TRUE(published.ok()) << ToString(published.status());
+  EXPECT_EQ(published->gpu_memory_mib, std::nullopt);
+}
+
 TEST(PlanFile, MutatedFilesNeverCrashTheReader) {
   std::mt19937 random(3);
-  const std::string ours = Replaced("\"model_name\": \"gpt\",",
-                                    R"("schema": 1, "model": "x", "model_name": "gpt", "cost_model": "calibrated",
+  const std::string ours =
+      Replaced("\"model_name\": \"gpt\",",
+               R"("schema": 2, "model": "x", "model_name": "gpt", "gpu_memory_mib": 12000.5, "cost_model": "calibrated",
                                     "cost_options": {"schedule": "interleaved", "chunks": 2, "zero1": true, "context_mib": 1.5},)");
   int accepted = 0, refused = 0;
   for (int i = 0; i < 20000; ++i) {
@@ -278,6 +319,8 @@ TEST(PlanFile, MutatedFilesNeverCrashTheReader) {
     ++(file.ok() ? accepted : refused);
     if (file.ok()) {
       EXPECT_FALSE(file->plan.stages.empty());
+      EXPECT_GT(file->gpu_memory_mib.value_or(1), 0);
+      EXPECT_LE(file->gpu_memory_mib.value_or(1), kMostMemoryMib);
     } else {
       EXPECT_THAT(MessageOf(file.status()), HasSubstr("f:"));
     }
