@@ -219,8 +219,12 @@ class Reader {
       list->ops.push_back(found->second);
       return {};
     }
+    constexpr size_t kMostCompared = 1000;
     std::vector<std::string> names;
-    for (const auto& [known, id] : ids_) names.push_back(known);
+    for (const auto& [known, id] : ids_) {
+      names.push_back(known);
+      if (names.size() == kMostCompared) break;
+    }
     const std::string nearest = NearestName(name, names);
     return Fault(path, "'{}' is not among the ops{}", name,
                  nearest.empty() ? std::string() : fmt::format("; did you mean '{}'?", nearest));

@@ -39,7 +39,7 @@ struct PlanFile {
 // INVALID_ARGUMENT names `file`, line, key and entry: not JSON, nested too deeply, a key missing or twice, of a wrong type, out
 // of range, lists whose lengths do not agree, splits of one stage with different numbers of devices, a schema that is newer than
 // ours, options of the cost model that contradict each other. Unknown keys are ignored, but for those of the cost model's
-// options. Bounds: 64 MiB, 65536 stages, a million ops.
+// options. Bounds: 64 MiB, six million values, 65536 stages of up to 65536 devices, 16 million devices, a million ops.
 StatusOr<PlanFile> ParsePlan(std::string_view text, const std::string& file);
 StatusOr<PlanFile> ReadPlan(const std::string& path);  // NOT_FOUND: no such file
 
