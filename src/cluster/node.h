@@ -27,9 +27,9 @@ namespace tidepool::cluster {
 inline constexpr int64_t kUsualCapacityBytes = int64_t{2} << 30;
 
 struct NodeOptions {
-  device::DeviceOptions device;  // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
-  pool::FitPolicy fit = pool::FitPolicy::kBestFit;
-  int64_t reserve_bytes = 0;  // kept free of training
+  device::DeviceOptions device;                      // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
+  pool::FitPolicy fit = pool::FitPolicy::kFirstFit;  // models from the low end, training and activations from the high one
+  int64_t reserve_bytes = 0;                         // kept free of training
   absl::Duration fence_after = absl::Seconds(5);
   // Mode static: the part of the device that training has; serving has the rest.
   double static_train_fraction = 0.5;

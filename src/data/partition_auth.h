@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/status.h"
 
@@ -17,6 +18,12 @@ namespace tidepool::data {
 using AuthBytes = std::array<uint8_t, 32>;
 
 inline constexpr int64_t kLeastPeerKeyBytes = 16, kMostPeerKeyBytes = 4096;
+
+// The error of whoever has not the key.
+template <typename... Args>
+Status Unauthenticated(fmt::format_string<Args...> format, Args&&... args) {
+  return Status(StatusCode::kUnauthenticated, fmt::format(format, std::forward<Args>(args)...));
+}
 
 // The bytes of the file, as they are. INVALID_ARGUMENT for too few or too many, PERMISSION_DENIED if others than its owner can
 // read it.

@@ -1,9 +1,9 @@
 #include "pool/arena.h"
 
-#include <absl/synchronization/mutex.h>
-
 #include <algorithm>
 #include <vector>
+
+#include <absl/synchronization/mutex.h>
 
 #include "base/log.h"
 #include "base/units.h"
@@ -178,8 +178,7 @@ class ArenaImpl final : public Arena {
       absl::MutexLock lock(&mu_);
       auto free_to_grow = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !growing_; };
       if (!Clock::Real()->Await(&mu_, free_to_grow, deadline)) {
-        return DeadlineExceeded("lease '{}': another allocation waited for pages for {}", name_,
-                                tidepool::FormatDuration(options_.grow_timeout));
+        return DeadlineExceeded("lease '{}': another allocation waited for pages for {}", name_, tidepool::FormatDuration(options_.grow_timeout));
       }
       if (void* block = TakeBlock(rounded)) return block;
       growing_ = true;
@@ -198,8 +197,7 @@ class ArenaImpl final : public Arena {
     const int64_t wished = std::max(needed, std::min(options_.grow_step_pages, room));
     Status refusal;
     if (wished > needed) {
-      if (auto block = GrowBy(wished, needed, rounded, deadline);
-          block.ok() || block.status().code() != StatusCode::kResourceExhausted) {
+      if (auto block = GrowBy(wished, needed, rounded, deadline); block.ok() || block.status().code() != StatusCode::kResourceExhausted) {
         return block;
       }
     }
@@ -223,10 +221,9 @@ class ArenaImpl final : public Arena {
       absl::MutexLock lock(&mu_);
       if (void* block = TakeBlock(rounded)) return block;
     }
-    return ResourceExhausted(
-        "lease '{}': no room for a block of {}: it needs {} pages in one run, {} pages are held and {} allowed{}", name_,
-        FormatBytes(rounded), needed, client_->held_pages(lease_), client_->limit_pages(lease_),
-        refusal.ok() ? "" : fmt::format(" ({})", MessageOf(refusal)));
+    return ResourceExhausted("lease '{}': no room for a block of {}: it needs {} pages in one run, {} pages are held and {} allowed{}", name_,
+                             FormatBytes(rounded), needed, client_->held_pages(lease_), client_->limit_pages(lease_),
+                             refusal.ok() ? "" : fmt::format(" ({})", MessageOf(refusal)));
   }
 
   StatusOr<void*> GrowBy(int64_t pages, int64_t run, int64_t rounded, absl::Time deadline) {

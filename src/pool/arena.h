@@ -17,9 +17,9 @@ struct ArenaStats {
   int64_t peak_live_bytes = 0;  // since the last ResetPeak
   int64_t held_pages = 0;       // of the lease
   int64_t peak_held_pages = 0;
-  int64_t cached_pages = 0;  // without any live block
-  int64_t allocations = 0;   // since start
-  int64_t blocks = 0;        // live
+  int64_t cached_pages = 0;     // without any live block
+  int64_t allocations = 0;      // since start
+  int64_t blocks = 0;           // live
 };
 
 struct ArenaOptions {

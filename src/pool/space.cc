@@ -277,8 +277,7 @@ bool Space::Consistent() const {
   for (const Node* bin : bins_) {
     for (const Node* node = bin; node != nullptr; node = node->bin_after) ++linked;
   }
-  return linked == free_blocks && live == live_bytes_ && live_blocks == blocks() && cached == cached_pages_ &&
-         pages == held_pages_;
+  return linked == free_blocks && live == live_bytes_ && live_blocks == blocks() && cached == cached_pages_ && pages == held_pages_;
 }
 
 }  // namespace tidepool::pool

@@ -1,14 +1,11 @@
 // The free and used space of one lease: blocks inside the pages that it holds, with free neighbours always merged.
 //
-// Best fit: the smallest free block that is large enough, the lowest address among equals of more than 16 KiB. A request costs
-// O(log free blocks); one that a block of exactly its size or of a small size can serve costs O(1). Sizes are multiples of 64
-// bytes. Nothing is written into the managed memory.
+// Best fit: the smallest free block that is large enough, the lowest address among equals of more than 16 KiB. A request costs O(log
+// free blocks); one that a block of exactly its size or of a small size can serve costs O(1). Sizes are multiples of 64 bytes. Nothing is
+// written into the managed memory.
 //
 // Pure bookkeeping over byte offsets of the device. Thread-compatible.
 #pragma once
-
-#include <absl/container/btree_map.h>
-#include <absl/container/flat_hash_map.h>
 
 #include <array>
 #include <cstdint>
@@ -16,6 +13,9 @@
 #include <memory>
 #include <utility>
 #include <vector>
+
+#include <absl/container/btree_map.h>
+#include <absl/container/flat_hash_map.h>
 
 #include "pool/types.h"
 
@@ -64,8 +64,7 @@ class Space {
   void LinkFree(Node* node);
   void UnlinkFree(Node* node);
   Node* FindFree(int64_t size_bytes) const;
-  // Cuts the first `size_bytes` off `node` and returns them as a new block before it. (The block at the end of a run so stays the
-  // same object.)
+  // Cuts the first `size_bytes` off `node` and returns them as a new block before it. (The block at the end of a run so stays the same object.)
   Node* SplitFront(Node* node, int64_t size_bytes);
   void Join(Node* left, Node* right);  // right survives
   void SetHead(Node* node);
@@ -75,7 +74,7 @@ class Space {
   size_t PageOf(int64_t offset) const { return static_cast<size_t>(offset / page_bytes_); }
 
   const int64_t page_bytes_;
-  absl::flat_hash_map<int64_t, Node*> live_;                   // by start
+  absl::flat_hash_map<int64_t, Node*> live_;  // by start
   absl::btree_map<std::pair<int64_t, int64_t>, Node*> large_;  // free blocks above kSmallBytes, by size and start
   std::array<Node*, kBins> bins_{};
   std::array<uint64_t, kBins / 64> bin_used_{};

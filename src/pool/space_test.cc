@@ -79,9 +79,7 @@ class SpaceSchedule {
       switch (Below(8)) {
         case 0: AddSome(); break;
         case 1: TakeSome(); break;
-        case 2:
-        case 3:
-        case 4: FreeOne(); break;
+        case 2: case 3: case 4: FreeOne(); break;
         default: AllocateOne(); break;
       }
       ASSERT_FALSE(testing::Test::HasFatalFailure()) << "step " << step;

@@ -143,7 +143,7 @@ Status Worker::Start(const WorkerOptions& options) {
   TIDEPOOL_ASSIGN_OR_RETURN(const pool::LeaseId lease, client_->OpenLease({.name = "workspace",
                                                                            .lease_class = pool::LeaseClass::kPinned,
                                                                            .burst_pages = info.capacity_bytes / info.page_bytes,
-                                                                           .placement = pool::Placement::kLow,
+                                                                           .placement = pool::Placement::kHigh,
                                                                            .trust_label = "serve"},
                                                                           Clock::Real()->Now() + kHelloLimit));
   // Each growth may cost training a micro-batch: few large ones are better than many small ones.
