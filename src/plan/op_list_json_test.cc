@@ -91,7 +91,8 @@ TEST(OpListFile, NamesFileLineAndPlaceOfEachFault) {
   EXPECT_THAT(FaultOf(Changed("\"repeat\": 3", "\"repeat\": 3.5")), HasSubstr("sequence[1].repeat: is 3.5; allowed: an integer"));
   EXPECT_THAT(FaultOf(Changed("[[1, 4]]", "[[4, 1]]")),
               HasSubstr("net.json:14: skips[0][1]: is 1; allowed: an integer from 5 to 7"));
-  EXPECT_THAT(FaultOf(Changed("[0, 7]", "[7, 0]")), HasSubstr("net.json:15: tied[0].ops[1]: is 0; allowed: an integer from 8 to 7"));
+  EXPECT_THAT(FaultOf(Changed("[0, 7]", "[7, 0]")),
+              HasSubstr("net.json:15: tied[0].ops[1]: is 0; allowed: an integer from 8 to 7"));
   EXPECT_THAT(FaultOf(Changed("[0, 7]", "[0]")), HasSubstr("net.json"));
   EXPECT_THAT(FaultOf(Changed("[[1, 4]]", "[[1]]")), HasSubstr("skips[0]: is array; allowed: [producer, consumer]"));
   EXPECT_THAT(FaultOf(Changed("\"1d1t\"}, {", "\"1d1x\"}, {")),

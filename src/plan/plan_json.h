@@ -25,8 +25,8 @@ struct PlanFile {
   std::vector<int64_t> num_layers;
   // Of our own files; empty or 0 in others.
   int32_t schema = 0;
-  std::string model;       // op list: "gpt:1.3b", or the spec of a graph
-  std::string cost_model;  // what the bounds were computed with: "parity", "calibrated"
+  std::string model;                              // op list: "gpt:1.3b", or the spec of a graph
+  std::string cost_model;                         // what the bounds were computed with: "parity", "calibrated"
   std::optional<CalibratedOptions> cost_options;  // of the calibrated model that the plan was made with
   std::string model_hash, database_hash;
   std::optional<double> upper_bound_seconds;  // iteration time of this plan
