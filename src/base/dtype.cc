@@ -43,7 +43,8 @@ StatusOr<DType> DTypeFromSafetensors(std::string_view name) {
   for (const Row& row : kRows) {
     if (!row.safetensors.empty() && row.safetensors == name) return row.dtype;
   }
-  return InvalidArgument("dtype '{}' is not supported; allowed: BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 BF16 F32 F64", name);
+  return InvalidArgument("dtype '{}' is not supported; allowed: BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 BF16 F32 F64",
+                         name.substr(0, 60));
 }
 
 StatusOr<DType> DTypeFromInference(std::string_view name) {
@@ -53,7 +54,7 @@ StatusOr<DType> DTypeFromInference(std::string_view name) {
   return InvalidArgument(
       "datatype '{}' is unknown; allowed: BOOL UINT8 INT8 UINT16 INT16 UINT32 INT32 UINT64 INT64 FP16 BF16 FP32 FP64 "
       "BYTES",
-      name);
+      name.substr(0, 60));
 }
 
 }  // namespace tidepool

@@ -28,6 +28,9 @@ std::string NearestName(std::string_view word, std::span<const std::string> cand
   size_t best = std::max<size_t>(1, word.size() / 3) + 1;
   std::string nearest;
   for (const std::string& candidate : candidates) {
+    // Each edit changes the length by one at most. This also bounds the work for words that are very long.
+    const size_t apart = word.size() > candidate.size() ? word.size() - candidate.size() : candidate.size() - word.size();
+    if (apart >= best) continue;
     const size_t distance = EditDistance(word, candidate);
     if (distance < best) {
       best = distance;

@@ -17,6 +17,12 @@ TEST(NearestName, FindsATypingError) {
   EXPECT_EQ(NearestName("", names), "");
 }
 
+TEST(NearestName, DoesNotCompareWordsThatAreMuchLonger) {
+  const std::vector<std::string> names = {"serve.grpc_port", "pool.fit"};
+  EXPECT_EQ(NearestName(std::string(4 << 20, 'p'), names), "");
+  EXPECT_EQ(NearestName("fit", std::vector<std::string>{std::string(4 << 20, 'f'), "fits"}), "fits");
+}
+
 TEST(SplitText, KeepsEmptyPartsButNotAnEmptyText) {
   EXPECT_THAT(SplitText("a,,b", ','), ElementsAre("a", "", "b"));
   EXPECT_THAT(SplitText("a,", ','), ElementsAre("a", ""));

@@ -81,7 +81,8 @@ StatusOr<std::string> Canonical(const Family& family, const OptionRule& rule, co
 // Fills in defaults, checks every option, and lets the family relate them.
 Status Resolve(const Family& family, Spec* spec) {
   for (const auto& [name, value] : spec->config) {
-    if (std::none_of(family.options.begin(), family.options.end(), [&](const OptionRule& rule) { return rule.name == name; })) {
+    if (std::none_of(family.options.begin(), family.options.end(),
+                     [&, &key = name](const OptionRule& rule) { return rule.name == key; })) {
       return InvalidArgument("{} has no option '{}'; allowed: {}", family.name, name, OptionNames(family));
     }
   }

@@ -11,6 +11,8 @@ template <typename... Fs>
 struct Overloaded : Fs... {
   using Fs::operator()...;
 };
+template <typename... Fs>
+Overloaded(Fs...) -> Overloaded<Fs...>;  // clang 14 needs it
 
 // Plain JSON for constants; an object with one key for what refers to the graph.
 Json ArgJson(const Arg& arg) {

@@ -195,6 +195,16 @@ TEST(ParityModel, ImpossibleInputsAreRefusedWithAReason) {
   EXPECT_THAT(MessageOf(MakeParityModel(problem->ops, *unlinked, problem->cluster, {}).status()), HasSubstr("no transfers"));
 }
 
+TEST(ProfileTable, ACollectiveThatWasMeasuredWithoutDataOnlyHasAFinitePrice) {
+  std::mt19937 random(9);
+  const auto problem = MakeRandomProblem(random, {});
+  profile::Bundle bundle = testing::RandomProfile(random, problem->ops);
+  bundle.collectives = {{.kind = profile::CollectiveKind::kAllReduce, .ranks = 2, .bytes = 0, .median_us = 5}};
+  const auto table = ProfileTable::Build(bundle, problem->ops);
+  ASSERT_TRUE(table.ok()) << ToString(table.status());
+  EXPECT_EQ(table->Collective(profile::CollectiveKind::kAllReduce, 2, 3).us, 5);
+}
+
 TEST(ParityModel, SplitsAndStageSizesAreThoseThatWereProfiled) {
   std::mt19937 random(8);
   const auto problem = MakeRandomProblem(random, {.cluster = {2, 4, 1024}});

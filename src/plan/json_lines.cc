@@ -12,6 +12,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t kMostLines = 200000;  // what comes later has the line of what is around it
+constexpr size_t kLongestKey = 80;     // of a path; messages show no more
 
 // Stops where the text is no longer JSON.
 class SyntaxScanner : public nlohmann::json_sax<Json> {
@@ -83,7 +84,8 @@ class Walker {
     ++at_;
     for (Skip(); at_ < text_.size() && text_[at_] != '}'; Skip()) {
       const std::string key = String();
-      const std::string inner = path.empty() ? key : path + "." + key;
+      const std::string shown = key.substr(0, kLongestKey);
+      const std::string inner = path.empty() ? shown : path + "." + shown;
       if (!keys.insert(key).second) {
         repeated_ = inner.substr(0, 120);
         return false;

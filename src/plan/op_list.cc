@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kMaxOps = 1000000;
 constexpr size_t kMaxDistinct = 65535;
+constexpr size_t kFaultsShown = 20;
 
 void AppendLayout(const Layout& layout, std::string* text) {
   fmt::format_to(std::back_inserter(*text), "{}/{}{}{} ", static_cast<int>(layout.replicas), static_cast<int>(layout.dims[0]),
@@ -93,8 +94,12 @@ Status OpList::Finish() {
     if (!names.insert(op.name).second) faults.push_back(fmt::format("two distinct ops are called '{}'", op.name));
     if (op.algorithms.empty()) faults.push_back(fmt::format("op '{}' has no split algorithm", op.name));
   }
+  int64_t total = 0;
   for (const uint16_t op : ops) {
     if (op >= distinct.size()) return InvalidArgument("{}: op id {}; allowed: below {}", name, op, distinct.size());
+    if (__builtin_add_overflow(total, distinct[op].parameters, &total)) {
+      return InvalidArgument("{}: the ops have more than {} parameters together", name, INT64_MAX);
+    }
   }
   int32_t free_from = 0;
   for (const Segment& segment : segments) {
@@ -121,6 +126,11 @@ Status OpList::Finish() {
       faults.push_back(fmt::format("a tied weight of {} parameters and {} ops; allowed: 2 or more of the {} ops, ascending",
                                    weight.parameters, weight.ops.size(), size()));
     }
+  }
+  if (faults.size() > kFaultsShown) {
+    const size_t more = faults.size() - kFaultsShown;
+    faults.resize(kFaultsShown);
+    faults.push_back(fmt::format("and {} more", more));
   }
   if (!faults.empty()) return InvalidArgument("{}: {}", name, JoinText(faults, "; "));
   for (size_t i = 1; i < skip_reach_.size(); ++i) skip_reach_[i] = std::max(skip_reach_[i], skip_reach_[i - 1]);

@@ -167,10 +167,10 @@ class Reader {
   }
 
   Status ReadOp(const Json& json, const std::string& path, DistinctOp* op) const {
-    TIDEPOOL_RETURN_IF_ERROR(CheckKeys(
-        json, path,
-        {"name", "kind", "parameters", "forward_flops_per_sample", "input_bytes_per_sample", "output_bytes_per_sample",
-         "activation_bytes_per_sample", "tunable", "recompute_seed", "starts_layer", "activation_factor", "live_factor", "algorithms"}));
+    TIDEPOOL_RETURN_IF_ERROR(CheckKeys(json, path,
+                                       {"name", "kind", "parameters", "forward_flops_per_sample", "input_bytes_per_sample",
+                                        "output_bytes_per_sample", "activation_bytes_per_sample", "tunable", "recompute_seed",
+                                        "starts_layer", "activation_factor", "live_factor", "algorithms"}));
     TIDEPOOL_ASSIGN_OR_RETURN(op->name, Text(json, path, "name", std::nullopt));
     TIDEPOOL_ASSIGN_OR_RETURN(op->kind, Text(json, path, "kind", "op"));
     TIDEPOOL_ASSIGN_OR_RETURN(op->parameters, Integer(json, path, "parameters", 0, kMaxValue, 0));
@@ -219,8 +219,12 @@ class Reader {
       list->ops.push_back(found->second);
       return {};
     }
+    constexpr size_t kMostCompared = 1000;
     std::vector<std::string> names;
-    for (const auto& [known, id] : ids_) names.push_back(known);
+    for (const auto& [known, id] : ids_) {
+      names.push_back(known);
+      if (names.size() == kMostCompared) break;
+    }
     const std::string nearest = NearestName(name, names);
     return Fault(path, "'{}' is not among the ops{}", name,
                  nearest.empty() ? std::string() : fmt::format("; did you mean '{}'?", nearest));
@@ -279,7 +283,8 @@ class Reader {
       TIDEPOOL_ASSIGN_OR_RETURN(const Json* ops, List((*tied)[i], path, "ops", true, kMaxTied));
       int64_t least = 0;
       for (size_t k = 0; k < ops->size(); ++k) {
-        TIDEPOOL_ASSIGN_OR_RETURN(const int64_t op, IntegerOf((*ops)[k], fmt::format("{}.ops[{}]", path, k), least, list->size() - 1));
+        TIDEPOOL_ASSIGN_OR_RETURN(const int64_t op,
+                                  IntegerOf((*ops)[k], fmt::format("{}.ops[{}]", path, k), least, list->size() - 1));
         weight.ops.push_back(static_cast<int32_t>(op));
         least = op + 1;
       }

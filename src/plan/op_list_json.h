@@ -13,7 +13,7 @@ inline constexpr int32_t kOpListSchema = 1;
 
 // INVALID_ARGUMENT names `file`, line, the place in it ("ops[3].parameters"), the value seen and what is allowed: not JSON,
 // nested too deeply, a key missing, unknown or twice, of a wrong type, out of range, an op in the sequence that is not defined, a
-// schema newer than ours, and what OpList::Finish finds. Bounds: 16 MiB, a million ops, 65535 distinct ones.
+// schema newer than ours, and what OpList::Finish finds. Bounds: 4 MiB, a million ops, 65535 distinct ones.
 StatusOr<OpList> ParseOpList(std::string_view text, const std::string& file);
 StatusOr<OpList> ReadOpList(const std::string& path);  // NOT_FOUND: no such file
 

@@ -91,7 +91,8 @@ TEST(OpListFile, NamesFileLineAndPlaceOfEachFault) {
   EXPECT_THAT(FaultOf(Changed("\"repeat\": 3", "\"repeat\": 3.5")), HasSubstr("sequence[1].repeat: is 3.5; allowed: an integer"));
   EXPECT_THAT(FaultOf(Changed("[[1, 4]]", "[[4, 1]]")),
               HasSubstr("net.json:14: skips[0][1]: is 1; allowed: an integer from 5 to 7"));
-  EXPECT_THAT(FaultOf(Changed("[0, 7]", "[7, 0]")), HasSubstr("net.json:15: tied[0].ops[1]: is 0; allowed: an integer from 8 to 7"));
+  EXPECT_THAT(FaultOf(Changed("[0, 7]", "[7, 0]")),
+              HasSubstr("net.json:15: tied[0].ops[1]: is 0; allowed: an integer from 8 to 7"));
   EXPECT_THAT(FaultOf(Changed("[0, 7]", "[0]")), HasSubstr("net.json"));
   EXPECT_THAT(FaultOf(Changed("[[1, 4]]", "[[1]]")), HasSubstr("skips[0]: is array; allowed: [producer, consumer]"));
   EXPECT_THAT(FaultOf(Changed("\"1d1t\"}, {", "\"1d1x\"}, {")),
@@ -106,6 +107,22 @@ TEST(OpListFile, NamesFileLineAndPlaceOfEachFault) {
   EXPECT_THAT(FaultOf(std::string(50, '[')), HasSubstr("nested deeper than 8"));
   EXPECT_THAT(FaultOf("7"), HasSubstr("net.json:1: the file: is 7; allowed: an object"));
   EXPECT_EQ(ReadOpList("/nowhere/net.json").status().code(), StatusCode::kNotFound);
+}
+
+TEST(OpListFile, HostileOnesAreRefusedInFewWords) {
+  const std::string key(1 << 20, 'k');
+  const std::string unknown = FaultOf(Changed("\"tunable\"", "\"" + key + "\""));
+  EXPECT_THAT(unknown, HasSubstr("net.json:10: ops[2].kkkk"));
+  EXPECT_THAT(unknown, HasSubstr("unknown key; allowed: "));
+  EXPECT_LT(unknown.size(), 1000u);
+  std::string heavy = Changed("\"parameters\": 1000", "\"parameters\": 1125899906842624");
+  heavy.replace(heavy.find("\"repeat\": 3"), 11, "\"repeat\": 8192");
+  EXPECT_THAT(FaultOf(heavy), HasSubstr("net.json: small: the ops have more than 9223372036854775807 parameters together"));
+  std::string tied = "{\"ops\": [0, 7], \"parameters\": 12}";
+  for (int i = 0; i < 500; ++i) tied += ", {\"ops\": [0], \"parameters\": 1}";
+  const std::string many = FaultOf(Changed("{\"ops\": [0, 7], \"parameters\": 12}", tied));
+  EXPECT_THAT(many, HasSubstr("net.json: small: a tied weight of 1 parameters and 1 ops"));
+  EXPECT_THAT(many, HasSubstr("; and 480 more"));
 }
 
 TEST(OpListFile, IsReadOrRefusedButNeverHarmful) {
@@ -143,6 +160,10 @@ TEST(JsonLines, FindValuesAndTheNearestAroundThem) {
   EXPECT_EQ(lines->Of("a[2].none"), 3);
   EXPECT_EQ(lines->Of("c"), 5);
   EXPECT_EQ(lines->Of("none[3].x"), 1);
+  // Only the beginning of a key counts, or a large key around many values would be kept once for each.
+  const auto large = JsonLines::Scan("{\n\"" + std::string(100000, 'k') + "\": [0,\n1]}", "f", 8);
+  ASSERT_TRUE(large.ok()) << ToString(large.status());
+  EXPECT_EQ(large->Of(std::string(80, 'k') + "[1]"), 3);
 }
 
 }  // namespace

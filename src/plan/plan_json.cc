@@ -19,28 +19,42 @@ using OrderedJson = nlohmann::ordered_json;
 
 constexpr size_t kMaxBytes = size_t{64} << 20;
 constexpr int64_t kMaxStages = 65536, kMaxOps = 1000000, kMaxWidth = 65536;
+constexpr int64_t kMaxGpus = int64_t{1} << 24;    // of all stages together
+constexpr int64_t kMaxValues = int64_t{6} << 20;  // four per op, and some
+constexpr size_t kMaxKeys = 4096, kMaxLayerCounts = 64;
 constexpr int kMaxDepth = 16;
 
 int64_t LineAt(std::string_view text, size_t position) {
   return 1 + std::count(text.begin(), text.begin() + std::min(position, text.size()), '\n');
 }
 
-// Reads through a text once to say where it is not JSON, nested too deeply, or has a key of the outer object twice.
+// Reads through a text once to say where it is not JSON, nested too deeply, has too much in it, or has a key of an object twice.
 class Scanner : public nlohmann::json_sax<Json> {
  public:
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(number_integer_t) override { return true; }
-  bool number_unsigned(number_unsigned_t) override { return true; }
-  bool number_float(number_float_t, const string_t&) override { return true; }
-  bool string(string_t&) override { return true; }
-  bool binary(binary_t&) override { return true; }
-  bool start_object(size_t) override { return Enter(); }
+  bool null() override { return Value(); }
+  bool boolean(bool) override { return Value(); }
+  bool number_integer(number_integer_t) override { return Value(); }
+  bool number_unsigned(number_unsigned_t) override { return Value(); }
+  bool number_float(number_float_t, const string_t&) override { return Value(); }
+  bool string(string_t&) override { return Value(); }
+  bool binary(binary_t&) override { return Value(); }
+  bool start_object(size_t) override {
+    keys_.emplace_back();
+    return Enter();
+  }
   bool start_array(size_t) override { return Enter(); }
-  bool end_object() override { return Leave(); }
+  bool end_object() override {
+    keys_.pop_back();
+    return Leave();
+  }
   bool end_array() override { return Leave(); }
   bool key(string_t& name) override {
-    if (depth_ == 1 && !keys_.insert(name).second) fault_ = fmt::format("key '{}' appears twice", name.substr(0, 80));
+    if (!keys_.back().insert(name).second) {
+      fault_ = fmt::format("key '{}' appears twice", name.substr(0, 80));
+      repeated_ = name;
+    } else if (keys_.back().size() > kMaxKeys) {
+      fault_ = fmt::format("an object has more than {} keys", kMaxKeys);
+    }
     return fault_.empty();
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception&) override {
@@ -49,20 +63,29 @@ class Scanner : public nlohmann::json_sax<Json> {
     return false;
   }
   const std::string& fault() const { return fault_; }
-  size_t position() const { return position_; }
+  // Of the fault in `text`; 0 if it is not known.
+  size_t PositionIn(std::string_view text) const {
+    const size_t last = repeated_.empty() ? std::string_view::npos : text.rfind("\"" + repeated_ + "\"");
+    return last == std::string_view::npos ? position_ : last;
+  }
 
  private:
+  bool Value() {
+    if (++values_ > kMaxValues) fault_ = fmt::format("has more than {} values", kMaxValues);
+    return fault_.empty();
+  }
   bool Enter() {
     if (++depth_ > kMaxDepth) fault_ = fmt::format("nested deeper than {}", kMaxDepth);
-    return fault_.empty();
+    return Value();
   }
   bool Leave() {
     --depth_;
     return true;
   }
   int depth_ = 0;
-  std::set<std::string> keys_;
-  std::string fault_;
+  int64_t values_ = 0;
+  std::vector<std::set<std::string>> keys_;  // of the objects around
+  std::string fault_, repeated_;
   size_t position_ = 0;
 };
 
@@ -133,13 +156,14 @@ class Reader {
   }
   StatusOr<int64_t> Integer(const Json& value, const std::string& key, const std::string& entry, int64_t min, int64_t max) const {
     const std::string where = entry.empty() ? "" : "entry " + entry + " ";
-    if (value.is_boolean()) return static_cast<int64_t>(value.get<bool>());
-    const bool whole =
-        value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX) : value.is_number_integer();
-    if (!whole || value.get<int64_t>() < min || value.get<int64_t>() > max) {
+    // Flags are true and false in some files.
+    const bool whole = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX)
+                                                  : value.is_number_integer() || value.is_boolean();
+    const int64_t number = !whole ? 0 : value.is_boolean() ? static_cast<int64_t>(value.get<bool>()) : value.get<int64_t>();
+    if (!whole || number < min || number > max) {
       return Fault(key, "{}is {}; allowed: an integer from {} to {}", where, Shown(value), min, max);
     }
-    return value.get<int64_t>();
+    return number;
   }
   StatusOr<std::vector<int64_t>> Integers(const Json& value, const std::string& key, const std::string& entry, int64_t count,
                                           int64_t min, int64_t max) const {
@@ -228,6 +252,9 @@ Status ReadModel(const Reader& reader, PlanFile* file) {
   TIDEPOOL_ASSIGN_OR_RETURN(file->model_size, reader.Text("model_size"));
   TIDEPOOL_ASSIGN_OR_RETURN(const Json* layers, reader.Get("num_layers"));
   if (layers->is_array()) {
+    if (layers->size() > kMaxLayerCounts) {
+      return reader.Fault("num_layers", "has {} entries; allowed: {} or fewer", layers->size(), kMaxLayerCounts);
+    }
     TIDEPOOL_ASSIGN_OR_RETURN(file->num_layers, reader.Integers("num_layers", -1, 1, kMaxOps));
   } else {
     TIDEPOOL_ASSIGN_OR_RETURN(const int64_t number, reader.Integer("num_layers", 1, kMaxOps));
@@ -267,10 +294,17 @@ Status ReadStages(const Reader& reader, Plan* plan) {
     TIDEPOOL_ASSIGN_OR_RETURN(gpus, reader.Integers("num_gpus", stages, 1, kMaxWidth));
   }
   int32_t first = 0;
+  int64_t all_devices = 0;
   for (size_t s = 0; s < lengths.size(); ++s) {
     std::vector<OpChoice> choices;
     choices.reserve(lengths[s]);
     const int64_t devices = gpus.empty() ? widths[s][0] * replicas[s][0] : gpus[s];
+    all_devices += devices;
+    if (devices > kMaxWidth || all_devices > kMaxGpus) {
+      return reader.Fault("model_parallel_size_of_each_op",
+                          "entry [{}] gives the stage {} devices, and all to here {}; allowed: {} and {}", s, devices,
+                          all_devices, kMaxWidth, kMaxGpus);
+    }
     for (int64_t i = 0; i < lengths[s]; ++i) {
       if (widths[s][i] * replicas[s][i] != devices) {
         return reader.Fault("model_parallel_size_of_each_op",
@@ -347,7 +381,7 @@ StatusOr<PlanFile> ParsePlan(std::string_view text, const std::string& file) {
   if (text.size() > kMaxBytes) return InvalidArgument("{}: {} bytes; allowed for a plan: {}", file, text.size(), kMaxBytes);
   Scanner scanner;
   if (!Json::sax_parse(text, &scanner))
-    return InvalidArgument("{}:{}: {}", file, LineAt(text, scanner.position()), scanner.fault());
+    return InvalidArgument("{}:{}: {}", file, LineAt(text, scanner.PositionIn(text)), scanner.fault());
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return InvalidArgument("{}:1: the file holds {}; allowed: an object", file, json.type_name());
   const Reader reader(json, text, file);

@@ -26,8 +26,8 @@ struct PlanFile {
   std::vector<int64_t> num_layers;
   // Of our own files; empty or 0 in others.
   int32_t schema = 0;
-  std::string model;       // op list: "gpt:1.3b", or the spec of a graph
-  std::string cost_model;  // what the bounds were computed with: "parity", "calibrated"
+  std::string model;                              // op list: "gpt:1.3b", or the spec of a graph
+  std::string cost_model;                         // what the bounds were computed with: "parity", "calibrated"
   std::optional<CalibratedOptions> cost_options;  // of the calibrated model that the plan was made with
   std::string model_hash, database_hash;
   // Limit of one device that the search was given; none: it had all memory of the profile's device, or the file does not say.
@@ -42,7 +42,7 @@ struct PlanFile {
 // INVALID_ARGUMENT names `file`, line, key and entry: not JSON, nested too deeply, a key missing or twice, of a wrong type, out
 // of range, lists whose lengths do not agree, splits of one stage with different numbers of devices, a schema that is newer than
 // ours, options of the cost model that contradict each other. Unknown keys are ignored, but for those of the cost model's
-// options. Bounds: 64 MiB, 65536 stages, a million ops.
+// options. Bounds: 64 MiB, six million values, 65536 stages of up to 65536 devices, 16 million devices, a million ops.
 StatusOr<PlanFile> ParsePlan(std::string_view text, const std::string& file);
 StatusOr<PlanFile> ReadPlan(const std::string& path);  // NOT_FOUND: no such file
 

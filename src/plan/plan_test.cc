@@ -213,7 +213,7 @@ TEST(PlanFile, FaultsNameFileLineAndKey) {
   EXPECT_EQ(Refusal("{\n\"a\": ["), "p.json:2: this is not JSON");
   EXPECT_EQ(Refusal("[1]"), "p.json:1: the file holds array; allowed: an object");
   EXPECT_THAT(Refusal(std::string(40, '[')), HasSubstr("nested deeper than 16"));
-  EXPECT_EQ(Refusal(Replaced("\"model_size\"", "\"model_name\"")), "p.json:1: key 'model_name' appears twice");
+  EXPECT_EQ(Refusal(Replaced("\"model_size\"", "\"model_name\"")), "p.json:3: key 'model_name' appears twice");
   EXPECT_EQ(Refusal(Replaced("\"num_stages\": 2,", "")), "p.json: key 'num_stages' is missing");
   EXPECT_EQ(Refusal(Replaced("\"num_stages\": 2", "\"num_stages\": \"2\"")),
             "p.json:7: key 'num_stages': is \"2\"; allowed: an integer from 1 to 65536");
@@ -238,6 +238,59 @@ TEST(PlanFile, FaultsNameFileLineAndKey) {
   EXPECT_THAT(MessageOf(WritePlan({}, OpList(), "/no/folder/plan.json")), HasSubstr("'/no/folder/plan.json'"));
 }
 
+TEST(PlanFile, FlagsStandForZeroAndOneOnlyWhereThoseAreAllowed) {
+  const auto flags = ParsePlan(Replaced("[[0, 1], [0]]", "[[false, true], [false]]"), "p.json");
+  ASSERT_TRUE(flags.ok()) << ToString(flags.status());
+  EXPECT_TRUE(flags->plan.stages[0]->choice_at(1).recompute);
+  EXPECT_EQ(Refusal(Replaced("\"num_stages\": 2", "\"num_stages\": false")),
+            "p.json:7: key 'num_stages': is false; allowed: an integer from 1 to 65536");
+  EXPECT_EQ(Refusal(Replaced("[2, 1]", "[2, false]")),
+            "p.json:9: key 'num_ops_in_each_stage': entry [1] is false; allowed: an integer from 1 to 1000000");
+  EXPECT_EQ(Refusal(Replaced("[2]]", "[false]]")),
+            "p.json:10: key 'model_parallel_size_of_each_op': entry [1][0] is false; allowed: an integer from 1 to 65536");
+  EXPECT_THAT(Refusal(Replaced("\"micro_batch_size\": 2", "\"micro_batch_size\": false")),
+              HasSubstr("p.json:6: key 'micro_batch_size': is false"));
+}
+
+TEST(PlanFile, MoreDevicesThanCanBeCountedAreRefused) {
+  const auto wide = [](int stages, int replicas) {
+    std::string ones, widths, counts, zeros;
+    for (int i = 0; i < stages; ++i) {
+      const std::string comma = i == 0 ? "" : ", ";
+      ones += comma + "1";
+      widths += comma + "[65536]";
+      counts += fmt::format("{}[{}]", comma, replicas);
+      zeros += comma + "[0]";
+    }
+    return fmt::format(R"({{"model_name": "gpt", "model_size": "1_3B", "num_layers": 24, "global_batch_size": 8,
+"micro_batch_size": 2, "num_stages": {},
+"num_ops_in_each_stage": [{}],
+"model_parallel_size_of_each_op": [{}],
+"data_parallel_size_of_each_op": [{}], "recompute_ops": [{}], "algo_of_each_op": [{}]}})",
+                       stages, ones, widths, counts, zeros, zeros);
+  };
+  const auto most = ParsePlan(wide(256, 1), "p.json");
+  ASSERT_TRUE(most.ok()) << ToString(most.status());
+  EXPECT_EQ(most->plan.gpus(), 1 << 24);
+  EXPECT_EQ(Refusal(wide(1, 65536)),
+            "p.json:4: key 'model_parallel_size_of_each_op': entry [0] gives the stage 4294967296 devices, and all to here "
+            "4294967296; allowed: 65536 and 16777216");
+  EXPECT_THAT(Refusal(wide(257, 1)), HasSubstr("entry [256] gives the stage 65536 devices, and all to here 16842752"));
+}
+
+TEST(PlanFile, WhatIsTooMuchIsRefusedBeforeItIsKept) {
+  std::string list = "[0";
+  for (int i = 0; i < (6 << 20); ++i) list += ",0";
+  EXPECT_EQ(Refusal(Replaced("\"num_stages\": 2,", "\"num_stages\": 2, \"x\": " + list + "],")),
+            "p.json:1: has more than 6291456 values");
+  std::string keys, layers = "24";
+  for (int i = 0; i < 5000; ++i) keys += fmt::format("\"k{}\": 0,", i);
+  EXPECT_EQ(Refusal(Replaced("\"num_stages\": 2,", "\"num_stages\": 2, " + keys)), "p.json:1: an object has more than 4096 keys");
+  for (int i = 0; i < 64; ++i) layers += ",24";
+  EXPECT_EQ(Refusal(Replaced("\"num_layers\": 24", "\"num_layers\": [" + layers + "]")),
+            "p.json:4: key 'num_layers': has 65 entries; allowed: 64 or fewer");
+}
+
 TEST(PlanFile, FaultsInOptionsOfTheCostModelAreNamed) {
   const auto refusal = [](const std::string& options, const std::string& model = "calibrated") {
     return Refusal(
@@ -247,6 +300,7 @@ TEST(PlanFile, FaultsInOptionsOfTheCostModelAreNamed) {
   EXPECT_EQ(refusal("3"), "p.json:3: key 'cost_options': is number; allowed: an object");
   EXPECT_EQ(refusal("{}", "parity"),
             "p.json:3: key 'cost_options': is there with cost_model 'parity'; allowed: with 'calibrated'");
+  EXPECT_EQ(refusal("{\"zero1\": true, \"zero1\": false}"), "p.json:3: key 'zero1' appears twice");
   EXPECT_EQ(refusal("{\"zero1\": 1}"), "p.json:3: key 'cost_options': zero1 is 1; allowed: true or false");
   EXPECT_EQ(refusal("{\"zero3\": true}"), "p.json:3: key 'cost_options': zero3 is unknown to this version");
   EXPECT_EQ(refusal("{\"chunks\": 0}"), "p.json:3: key 'cost_options': chunks is 0; allowed: an integer from 1 to 1024");

@@ -36,7 +36,9 @@ double Interpolate(const std::vector<std::pair<double, double>>& curve, double m
   const auto above = std::lower_bound(curve.begin(), curve.end(), std::pair(mib, 0.0));
   if (above != curve.end() && above->first == mib) return above->second;
   if (above == curve.begin()) return above->second;  // shorter than the shortest: latency
-  if (above == curve.end()) return curve.back().second * (mib / curve.back().first);
+  if (above == curve.end()) {
+    return curve.back().first <= 0 ? curve.back().second : curve.back().second * (mib / curve.back().first);
+  }
   const auto below = above - 1;
   if (below->first <= 0 || below->second <= 0) return above->second;
   const double part = std::log(mib / below->first) / std::log(above->first / below->first);

@@ -14,7 +14,7 @@ StatusOr<Kind> Parse(std::string_view what, std::string_view name, std::span<con
     allowed += allowed.empty() ? "" : ", ";
     allowed += NameOf(kind);
   }
-  return InvalidArgument("'{}' is no {}; allowed: {}", name, what, allowed);
+  return InvalidArgument("'{}' is no {}; allowed: {}", name.substr(0, 60), what, allowed);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "base/text.h"
 #include "base/units.h"
+#include "profile/table.h"
 
 namespace tidepool::profile {
 namespace {
@@ -22,23 +23,28 @@ constexpr char kCollectiveHeader[] = "data_size(MB),time(ms)";
 constexpr double kSkipped = 1e9, kFailed = 1e6;  // in place of a collective's milliseconds
 constexpr size_t kMaxFileBytes = size_t{16} << 20;
 constexpr size_t kMaxFiles = 100000;
+constexpr size_t kMaxRows = 65535;  // of a table: as many ops as an op list may have
+constexpr size_t kMaxSizes = 4096;  // of a link
+// Microseconds, milliseconds, MiB, GB/s, where they are not zero. Products and quotients of two such numbers are finite.
+constexpr double kLeastNumber = 1e-9, kMostNumber = 1e12;
 
 constexpr std::pair<const char*, CollectiveKind> kCollectives[] = {{"all_gather", CollectiveKind::kAllGather},
                                                                    {"all_reduce", CollectiveKind::kAllReduce},
                                                                    {"reduce_scatter", CollectiveKind::kReduceScatter},
                                                                    {"all_to_all", CollectiveKind::kAllToAll}};
 
-// Lines without their ends; a last empty line is dropped.
+// Lines without their ends; empty ones at the end are dropped. Of a text with more than kMaxRows + 1 lines the first kMaxRows
+// + 2.
 std::vector<std::string_view> LinesOf(std::string_view text) {
   std::vector<std::string_view> lines;
-  while (!text.empty()) {
+  while (!text.empty() && lines.size() < kMaxRows + 2) {
     const size_t end = text.find('\n');
     std::string_view line = text.substr(0, end);
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     lines.push_back(line);
     text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
   }
-  while (!lines.empty() && TrimText(lines.back()).empty()) lines.pop_back();
+  while (text.empty() && !lines.empty() && TrimText(lines.back()).empty()) lines.pop_back();
   return lines;
 }
 
@@ -46,11 +52,22 @@ StatusOr<double> ReadNumber(std::string_view field, const std::string& file, siz
   const std::string_view text = TrimText(field);
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value) || value < 0) {
-    return InvalidArgument("{}:{}: column '{}' is '{}'; allowed: a finite number from 0 on", file, line, column,
-                           text.substr(0, 80));
+  const bool number = error == std::errc() && end == text.data() + text.size();
+  if (!number || !(value == 0 || (value >= kLeastNumber && value <= kMostNumber))) {
+    return InvalidArgument("{}:{}: column '{}' is '{}'; allowed: 0, or a number from {} to {}", file, line, column, Shown(text),
+                           kLeastNumber, kMostNumber);
   }
-  return value;
+  return std::abs(value);  // of -0
+}
+
+// Fields are counted before they are cut out: a line of nothing but commas becomes a list of strings many times its size.
+size_t FieldsIn(std::string_view line) {
+  return line.empty() ? 0 : static_cast<size_t>(std::count(line.begin(), line.end(), ',')) + 1;
+}
+
+StatusOr<std::vector<std::string>> FieldsOf(std::string_view text, size_t count, const std::string& file, size_t line) {
+  if (FieldsIn(text) != count) return InvalidArgument("{}:{}: {} fields; allowed: {}", file, line, FieldsIn(text), count);
+  return SplitText(text, ',');
 }
 
 StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
@@ -128,8 +145,8 @@ class OpOrder {
     if (fresh || first_names == names) return {};
     const auto [mine, other] = std::mismatch(names.begin(), names.end(), first_names.begin(), first_names.end());
     return InvalidArgument("{}:{}: op '{}' where {} has '{}'; tables of one model must list the same ops", file,
-                           mine - names.begin() + 2, mine == names.end() ? "(end)" : *mine, first_file,
-                           other == first_names.end() ? "(end)" : *other);
+                           mine - names.begin() + 2, mine == names.end() ? "(end)" : Shown(*mine), first_file,
+                           other == first_names.end() ? "(end)" : Shown(*other));
   }
 
  private:
@@ -141,26 +158,26 @@ class OpOrder {
 Status ParsePlanOpTable(std::string_view text, const std::string& file, const PlanCsvTableKey& key, std::vector<OpRow>* rows) {
   const std::vector<std::string_view> lines = LinesOf(text);
   if (lines.empty() || TrimText(lines[0]) != kOpHeader) {
-    return InvalidArgument("{}:1: the header is '{}'; allowed: '{}'", file, lines.empty() ? "" : lines[0].substr(0, 200),
-                           kOpHeader);
+    return InvalidArgument("{}:1: the header is '{}'; allowed: '{}'", file, lines.empty() ? "" : Shown(lines[0]), kOpHeader);
   }
   if (lines.size() == 1) return InvalidArgument("{}:2: there is no row after the header", file);
+  if (lines.size() > kMaxRows + 1) return InvalidArgument("{}: more than {} rows; allowed: up to that", file, kMaxRows);
   const std::vector<std::string> columns = SplitText(kOpHeader, ',');
   std::set<std::string> seen;
   for (size_t i = 1; i < lines.size(); ++i) {
-    const std::vector<std::string> fields = SplitText(lines[i], ',');
-    if (fields.size() != columns.size()) {
-      return InvalidArgument("{}:{}: {} fields; allowed: {}", file, i + 1, fields.size(), columns.size());
-    }
+    TIDEPOOL_ASSIGN_OR_RETURN(const std::vector<std::string> fields, FieldsOf(lines[i], columns.size(), file, i + 1));
     const std::string name(TrimText(fields[0]));
     if (name.empty()) return InvalidArgument("{}:{}: column 'op_name' is empty", file, i + 1);
-    if (!seen.insert(name).second) return InvalidArgument("{}:{}: op '{}' appears twice", file, i + 1, name);
+    if (const std::string fault = TextFault(name); !fault.empty()) {
+      return InvalidArgument("{}:{}: column 'op_name', '{}', {}", file, i + 1, Shown(name), fault);
+    }
+    if (!seen.insert(name).second) return InvalidArgument("{}:{}: op '{}' appears twice", file, i + 1, Shown(name));
     double value[9] = {};
     for (size_t c = 1; c < columns.size(); ++c) {
       TIDEPOOL_ASSIGN_OR_RETURN(value[c], ReadNumber(fields[c], file, i + 1, columns[c]));
       if (c <= 2 && (value[c] == kSkipped || value[c] == kFailed)) {
         return InvalidArgument("{}:{}: column '{}' of op '{}' is {}, the mark of a failed measurement; leave the table out", file,
-                               i + 1, columns[c], name, value[c]);
+                               i + 1, columns[c], Shown(name), value[c]);
       }
     }
     OpRow row;
@@ -184,13 +201,13 @@ Status ParsePlanCollectiveTable(std::string_view text, const std::string& file, 
                                 std::vector<CollectiveRow>* rows, std::vector<std::string>* refused) {
   const std::vector<std::string_view> lines = LinesOf(text);
   if (lines.empty() || TrimText(lines[0]) != kCollectiveHeader) {
-    return InvalidArgument("{}:1: the header is '{}'; allowed: '{}'", file, lines.empty() ? "" : lines[0].substr(0, 200),
+    return InvalidArgument("{}:1: the header is '{}'; allowed: '{}'", file, lines.empty() ? "" : Shown(lines[0]),
                            kCollectiveHeader);
   }
+  if (lines.size() > kMaxRows + 1) return InvalidArgument("{}: more than {} rows; allowed: up to that", file, kMaxRows);
   std::set<double> seen;
   for (size_t i = 1; i < lines.size(); ++i) {
-    const std::vector<std::string> fields = SplitText(lines[i], ',');
-    if (fields.size() != 2) return InvalidArgument("{}:{}: {} fields; allowed: 2", file, i + 1, fields.size());
+    TIDEPOOL_ASSIGN_OR_RETURN(const std::vector<std::string> fields, FieldsOf(lines[i], 2, file, i + 1));
     TIDEPOOL_ASSIGN_OR_RETURN(const double mib, ReadNumber(fields[0], file, i + 1, "data_size(MB)"));
     TIDEPOOL_ASSIGN_OR_RETURN(const double ms, ReadNumber(fields[1], file, i + 1, "time(ms)"));
     if (!seen.insert(mib).second) return InvalidArgument("{}:{}: size {} appears twice", file, i + 1, mib);
@@ -206,7 +223,15 @@ Status ParsePlanCollectiveTable(std::string_view text, const std::string& file, 
 
 Status ParsePlanLinkTable(std::string_view text, const std::string& file, LinkKind kind, std::vector<LinkRow>* rows) {
   const std::vector<std::string_view> lines = LinesOf(text);
-  if (lines.size() != 2) return InvalidArgument("{}: {} lines; allowed: 2, sizes in MiB and GB/s", file, lines.size());
+  if (lines.size() != 2) {
+    return InvalidArgument("{}: {}{} lines; allowed: 2, sizes in MiB and GB/s", file, lines.size() > kMaxRows ? "at least " : "",
+                           lines.size());
+  }
+  for (size_t i = 0; i < 2; ++i) {
+    if (FieldsIn(lines[i]) > kMaxSizes) {
+      return InvalidArgument("{}:{}: {} fields; allowed: at most {}", file, i + 1, FieldsIn(lines[i]), kMaxSizes);
+    }
+  }
   const std::vector<std::string> sizes = SplitText(lines[0], ','), speeds = SplitText(lines[1], ',');
   if (sizes.size() != speeds.size()) {
     return InvalidArgument("{}:2: {} fields; allowed: {}, as in line 1", file, speeds.size(), sizes.size());

@@ -31,8 +31,8 @@ struct PlanCsvDatabase {
 };
 
 // NOT_FOUND: no such folder, no CSV file of the wanted models. INVALID_ARGUMENT names file, line and column: wrong header, wrong
-// number of fields, not a number, negative, not finite, an op twice, tables of one model with different ops, a sentinel as an op
-// time.
+// number of fields, not a number, neither 0 nor from 1e-9 to 1e12, an op twice, tables of one model with different ops, a
+// sentinel as an op time, more than 65535 rows or 4096 sizes of a link.
 StatusOr<PlanCsvDatabase> ReadPlanCsv(const std::string& directory, const PlanCsvOptions& options = {});
 
 // The parts, for tests. `file` is used in messages only.

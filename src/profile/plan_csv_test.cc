@@ -78,7 +78,7 @@ TEST(PlanCsv, FaultsNameFileLineAndColumn) {
   EXPECT_EQ(MessageOfTable(std::string(kHeader) + "a,1,2,3\n"), "t.csv:2: 4 fields; allowed: 9");
   EXPECT_EQ(MessageOfTable(std::string(kHeader) + "a,1,2,3,4,5,6,7,8\na,1,2,3,4,5,6,7,8\n"), "t.csv:3: op 'a' appears twice");
   EXPECT_EQ(MessageOfTable(std::string(kHeader) + "a,1,2,3,x,5,6,7,8\n"),
-            "t.csv:2: column 'output_size' is 'x'; allowed: a finite number from 0 on");
+            "t.csv:2: column 'output_size' is 'x'; allowed: 0, or a number from 1e-09 to 1000000000000");
   EXPECT_THAT(MessageOfTable(std::string(kHeader) + "a,-1,2,3,4,5,6,7,8\n"), HasSubstr("column 'forward-compute' is '-1'"));
   EXPECT_THAT(MessageOfTable(std::string(kHeader) + "a,1,nan,3,4,5,6,7,8\n"), HasSubstr("column 'backward-compute' is 'nan'"));
   EXPECT_THAT(MessageOfTable(std::string(kHeader) + "a,1000000000.000,2,3,4,5,6,7,8\n"),
@@ -102,6 +102,36 @@ TEST(PlanCsv, FaultsOfCollectivesAndLinksNameFileAndLine) {
   EXPECT_EQ(link("1,2\n3\n"), "l.csv:2: 1 fields; allowed: 2, as in line 1");
   EXPECT_EQ(link("2,1\n3,4\n"), "l.csv:1: size 1 after 2; allowed: sizes that grow");
   EXPECT_EQ(link("1,2\n3,0\n"), "l.csv:2: speed 0 of size 2; allowed: above 0");
+}
+
+TEST(PlanCsv, NumbersThatWouldOverflowInOtherUnitsAreRefused) {
+  EXPECT_THAT(MessageOfTable(std::string(kHeader) + "a,1,2,3,4,1e308,6,7,8\n"),
+              HasSubstr("t.csv:2: column 'weights' is '1e308'"));
+  EXPECT_THAT(MessageOfTable(std::string(kHeader) + "a,1,2e-320,3,4,5,6,7,8\n"), HasSubstr("'backward-compute' is '2e-320'"));
+  std::vector<CollectiveRow> rows;
+  std::vector<std::string> refused;
+  EXPECT_THAT(MessageOf(ParsePlanCollectiveTable("data_size(MB),time(ms)\n8,1e307\n", "p.csv", {.model = "m"}, &rows, &refused)),
+              HasSubstr("p.csv:2: column 'time(ms)' is '1e307'"));
+  std::vector<LinkRow> links;
+  EXPECT_THAT(MessageOf(ParsePlanLinkTable("1,2\n3,1e-320\n", "l.csv", LinkKind::kPeer, &links)),
+              HasSubstr("l.csv:2: column '2' is '1e-320'"));
+  EXPECT_EQ(MessageOfTable(std::string(kHeader) + "a,0,-0,3,4,5,6,7,8\n"), "") << "zero is a number";
+}
+
+TEST(PlanCsv, HostileTablesAreRefusedInFewWords) {
+  const std::string commas(4 << 20, ',');
+  EXPECT_EQ(MessageOfTable(std::string(kHeader) + commas), "t.csv:2: 4194305 fields; allowed: 9");
+  std::vector<LinkRow> links;
+  EXPECT_EQ(MessageOf(ParsePlanLinkTable(commas + "\n" + commas + "\n", "l.csv", LinkKind::kPeer, &links)),
+            "l.csv:1: 4194305 fields; allowed: at most 4096");
+  EXPECT_EQ(MessageOfTable(std::string(kHeader) + std::string(1 << 20, '\n') + "a,1,2,3,4,5,6,7,8\n"),
+            "t.csv: more than 65535 rows; allowed: up to that");
+  EXPECT_EQ(MessageOfTable(kTable + std::string(100, '\n')), "") << "empty lines at the end do not count";
+  const std::string name(5000, 'n');
+  EXPECT_EQ(MessageOfTable(std::string(kHeader) + name + ",1,2,3,4,5,6,7,8\n"),
+            "t.csv:2: column 'op_name', '" + name.substr(0, 60) + "...', has 5000 bytes; allowed: 4096");
+  EXPECT_EQ(MessageOfTable(std::string(kHeader) + "a\x1b[2J,1,2,3,4,5,6,7,8\n"),
+            "t.csv:2: column 'op_name', 'a?[2J', holds the control character 0x1b; allowed: printable text");
 }
 
 TEST(PlanCsv, TablesOfOneModelMustListTheSameOps) {
