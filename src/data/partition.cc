@@ -144,7 +144,17 @@ class PartitionedCache::RemoteSource : public RecordSourceWrapper {
 PartitionedCache::PartitionedCache(const RecordSource* base, PartitionOptions options)
     : RecordSourceWrapper(base), options_(std::move(options)) {}
 
-PartitionedCache::~PartitionedCache() = default;
+PartitionedCache::~PartitionedCache() {
+  if (server_ == nullptr) return;
+  const PartitionStats totals = stats();
+  if (totals.reads() == 0) return;
+  Log(LogLevel::kInfo, "this node's part of the cache ends",
+      {{"node", options_.node},
+       {"local_hits", totals.local_hits},
+       {"remote_hits", totals.remote_hits},
+       {"storage", totals.storage},
+       {"given_to_others", totals.server.records}});
+}
 
 StatusOr<std::unique_ptr<PartitionedCache>> PartitionedCache::Create(const RecordSource* base, PartitionOptions options) {
   TIDEPOOL_RETURN_IF_ERROR(options.Validate());

@@ -34,6 +34,7 @@ Status PartitionServerOptions::Validate() const {
   if (max_record_bytes < 1 || max_record_bytes > kMostRecordBytes) {
     return InvalidArgument("max_record_bytes {}; allowed: 1 to {}", max_record_bytes, kMostRecordBytes);
   }
+  TIDEPOOL_RETURN_IF_ERROR(CheckAddress(listen));
   if (key.empty() && !open && !IsLoopback(listen)) {
     return InvalidArgument(
         "the cache would answer anybody who reaches {}; allowed without a key: loopback addresses. Give all nodes the same "

@@ -119,7 +119,7 @@ TEST(PartitionProtocol, AHelloThatDoesNotMatchSaysWhatDiffers) {
   };
   EXPECT_EQ(check([](HelloFrame*) {}), "OK");
   EXPECT_THAT(check([](HelloFrame* h) { h->version = 9; }),
-              HasSubstr("speaks version 9 of the cache protocol, this node version 1"));
+              HasSubstr("speaks version 9 of the cache protocol, this node version 2"));
   EXPECT_THAT(check([](HelloFrame* h) { h->identity.nodes = 6; }), HasSubstr("a number of nodes of 6, node 2 has 5"));
   EXPECT_THAT(check([](HelloFrame* h) { h->identity.seed = 6; }), HasSubstr("seed 6, node 2 has 1"));
   EXPECT_THAT(check([](HelloFrame* h) { h->identity.records = 6; }), HasSubstr("a number of records of 6"));

@@ -50,21 +50,30 @@ void AddWrapOptions(const std::string& section, OptionTable* table, WrapOptions*
              &options->storage);
 }
 
-void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionOfCache* options) {
+void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionOfCache* options, bool advanced) {
   table->Add({.key = section + ".peers",
               .help = "One cache over several nodes: where each listens, by number; -: a node that is not there",
-              .metavar = "HOST:PORT,..."},
+              .metavar = "HOST:PORT,...",
+              .advanced = advanced},
              &options->peers);
-  table->Add({.key = section + ".node", .help = "With --peers: the number of this node, from 0"}, &options->node);
-  table->Add({.key = section + ".cache_seed", .help = "With --peers: who keeps what follows from it; the same for all nodes"},
+  table->Add({.key = section + ".node", .help = "With --peers: the number of this node, from 0", .advanced = advanced},
+             &options->node);
+  table->Add({.key = section + ".cache_seed",
+              .help = "With --peers: who keeps what follows from it; the same for all nodes",
+              .advanced = true},
              &options->seed);
-  table->Add({.key = section + ".peer_limit", .help = "With --peers: longest wait for an answer before storage is read"},
+  table->Add({.key = section + ".peer_limit",
+              .help = "With --peers: longest wait for an answer before storage is read",
+              .advanced = true},
              &options->request_limit);
   table->Add({.key = section + ".peer_key",
               .help = "With --peers: file with the key of all nodes, for its owner only",
-              .metavar = "FILE"},
+              .metavar = "FILE",
+              .advanced = advanced},
              &options->key_file);
-  table->Add({.key = section + ".open_peers", .help = "With --peers, without a key: answer whoever reaches the address"},
+  table->Add({.key = section + ".open_peers",
+              .help = "With --peers, without a key: answer whoever reaches the address",
+              .advanced = true},
              &options->open);
 }
 

@@ -44,7 +44,8 @@ struct WrapOptions {
 void AddWrapOptions(const std::string& section, OptionTable* table, WrapOptions* options);
 
 // Adds --peers, --node, --cache-seed, --peer-limit, --peer-key and --open-peers, with keys of `section`.
-void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionOfCache* options);
+// `advanced`: where they are not what the verb is for.
+void AddPartitionOptions(const std::string& section, OptionTable* table, PartitionOfCache* options, bool advanced = false);
 
 // Thread-safe.
 class WrappedSource : public RecordSourceWrapper {

@@ -94,6 +94,30 @@ TEST_F(ResidencyTest, NothingComesBackAheadThatAUserUnloadedThatNobodyAskedForOr
   EXPECT_FALSE(residency_->Decide({.now = At(1'200), .available_pages = 100}).load.has_value());
 }
 
+// A load that fails although the pages are there by count (they lie too scattered) costs one model before each further try, not all.
+TEST_F(ResidencyTest, AFailedLoadEvictsOneModelAndIsTriedAgain) {
+  Resident(kA, 0, 10);
+  Resident(kB, 0, 1);
+  const auto look = [&](int64_t ms) {
+    return residency_->Decide({.now = At(ms), .available_pages = 6, .demands = {Wants(kC, 0, 50)}});
+  };
+  ASSERT_EQ(look(0).load, kC);
+  residency_->OnLoadStarted(kC);
+  residency_->OnLoadFailed(kC, ResourceExhausted("scattered"), At(1));
+  const ResidencyDecision one = look(200);
+  EXPECT_THAT(one.unload, ElementsAre(kB));
+  EXPECT_FALSE(one.load.has_value());
+  residency_->OnUnloadStarted(kB);
+  EXPECT_FALSE(look(201).load.has_value()) << "it is still on its way out";
+  residency_->OnUnloaded(kB);
+  const ResidencyDecision again = look(202);
+  EXPECT_EQ(again.load, kC);
+  EXPECT_THAT(again.unload, IsEmpty());
+  residency_->OnLoadStarted(kC);
+  residency_->OnLoadFailed(kC, ResourceExhausted("scattered"), At(203));
+  EXPECT_THAT(look(800).unload, ElementsAre(kA)) << "and one more after each failure";
+}
+
 TEST_F(ResidencyTest, ForgetsOldHeat) {
   Resident(kA, 0, 100);
   Resident(kB, 0, 1);

@@ -30,7 +30,7 @@ void TrainOptions::Register(OptionTable* table, bool with_device) {
   table->Add({.key = "train.loader_threads", .help = "Threads that read and decode samples"}, &loader_threads);
   table->Add({.key = "train.prefetch_bytes", .help = "Decoded samples kept in memory"}, BytesField{&prefetch_bytes});
   data::AddWrapOptions("train", table, &wrap);
-  data::AddPartitionOptions("train", table, &wrap.partition);
+  data::AddPartitionOptions("train", table, &wrap.partition, /*advanced=*/true);
   table->Add({.key = "train.skip_broken_samples", .help = "Replace a sample that cannot be read by the next one"},
              &skip_broken_samples);
   table->Add({.key = "train.yield_cpu", .help = "Run in the idle scheduling class, so that inference has the cores first"},
