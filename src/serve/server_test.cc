@@ -46,6 +46,19 @@ TEST_F(ServerTest, GivesTheEnginesResultsToTheBit) {
   }
 }
 
+// Where the file system has no direct reads, through the page cache after all.
+TEST_F(ServerTest, WeightsReadPastThePageCacheGiveTheSameResults) {
+  Create("resnet", kTinyResNet, 1);
+  Create("bert", kTinyBert, 3);
+  Start(64 * kMiB, {.direct_io = true});
+  for (const std::string model : {"resnet", "bert"}) {
+    const InferRequest request = Request(model, 5);
+    const auto response = Infer(request);
+    ASSERT_TRUE(response.ok()) << ToString(response.status());
+    EXPECT_EQ(response->outputs[0].data, Direct(request)[0]) << model;
+  }
+}
+
 TEST_F(ServerTest, BatchesAndGivesEveryRequestItsOwnResult) {
   Create("resnet", kTinyResNet, 1);
   Start(64 * kMiB);
