@@ -1,11 +1,39 @@
 # One folder under src/ is one library target; these functions keep their CMakeLists.txt to a list of files and a list of
 # dependencies.
 
-# tidepool_library(NAME SOURCES a.cc b.cc DEPS base absl::status)
+# Headers that most sources include, parsed once for all libraries and, with GoogleTest, once for all test programs. Tests are
+# compiled with -O1: half of a build is theirs.
+set(TIDEPOOL_COMMON_HEADERS
+    <algorithm> <array> <atomic> <charconv> <cmath> <cstdint> <cstring> <deque> <filesystem> <functional> <map> <memory> <mutex>
+    <optional> <set> <span> <string> <string_view> <thread> <tuple> <utility> <variant> <vector>
+    <absl/status/statusor.h> <absl/synchronization/mutex.h> <absl/time/time.h> <fmt/format.h>)
+set(TIDEPOOL_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+if(TIDEPOOL_PCH)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    add_compile_options(-fpch-preprocess) # without it ccache cannot see into the header
+  endif()
+  add_library(tidepool_library_headers OBJECT ${CMAKE_SOURCE_DIR}/cmake/precompiled.cc)
+  target_precompile_headers(tidepool_library_headers PRIVATE ${TIDEPOOL_COMMON_HEADERS})
+  target_link_libraries(tidepool_library_headers PRIVATE absl::statusor absl::synchronization absl::time fmt::fmt)
+  if(TIDEPOOL_TESTS)
+    add_library(tidepool_test_headers OBJECT ${CMAKE_SOURCE_DIR}/cmake/precompiled.cc)
+    target_precompile_headers(tidepool_test_headers PRIVATE ${TIDEPOOL_COMMON_HEADERS} <random> <gmock/gmock.h> <gtest/gtest.h>)
+    target_link_libraries(tidepool_test_headers PRIVATE absl::statusor absl::synchronization absl::time fmt::fmt GTest::gmock)
+    # As programs are compiled.
+    set_target_properties(tidepool_test_headers PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(tidepool_test_headers PRIVATE -fPIE ${TIDEPOOL_TEST_OPTIONS})
+  endif()
+endif()
+
+# tidepool_library(NAME SOURCES a.cc b.cc DEPS base absl::status [OWN_HEADERS])
 #   Defines the static library tidepool_NAME. A plain name in DEPS that is one of our folders becomes tidepool_<name>.
+#   OWN_HEADERS: without the precompiled ones, for libraries whose compiler options they do not fit.
 function(tidepool_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "OWN_HEADERS" "" "SOURCES;DEPS" ${ARGN})
   add_library(tidepool_${name} STATIC ${ARG_SOURCES})
+  if(TIDEPOOL_PCH AND NOT ARG_OWN_HEADERS)
+    target_precompile_headers(tidepool_${name} REUSE_FROM tidepool_library_headers)
+  endif()
   target_include_directories(tidepool_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src ${CMAKE_BINARY_DIR}/generated)
   target_compile_options(tidepool_${name} PRIVATE ${TIDEPOOL_WARNINGS})
   tidepool_link(tidepool_${name} PUBLIC ${ARG_DEPS})
@@ -35,7 +63,10 @@ function(tidepool_test name)
   endif()
   add_executable(${name}_test ${ARG_SOURCES})
   target_include_directories(${name}_test PRIVATE ${CMAKE_SOURCE_DIR}/src)
-  target_compile_options(${name}_test PRIVATE ${TIDEPOOL_WARNINGS})
+  target_compile_options(${name}_test PRIVATE ${TIDEPOOL_WARNINGS} ${TIDEPOOL_TEST_OPTIONS})
+  if(TIDEPOOL_PCH)
+    target_precompile_headers(${name}_test REUSE_FROM tidepool_test_headers)
+  endif()
   target_compile_definitions(${name}_test PRIVATE TIDEPOOL_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              TIDEPOOL_BINARY_DIR="${CMAKE_BINARY_DIR}")
   tidepool_link(${name}_test PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
