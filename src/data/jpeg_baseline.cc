@@ -72,7 +72,7 @@ bool BaselineDecoder::SkipUnit(const BaselineHeader& header) {
   for (int i = 0; i < luma_blocks + 2; ++i) {
     const int c = std::max(i - luma_blocks + 1, 0);
     const BaselineHeader::Component& component = header.components[c];
-    if (SkipBlock(dc_[component.dc], ac_[component.ac], &in_, &predictors_[c]) == 0) return false;
+    if (!SkipBlock(dc_[component.dc], ac_[component.ac], &in_, &predictors_[c])) return false;
   }
   return true;
 }

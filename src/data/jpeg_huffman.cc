@@ -63,6 +63,7 @@ bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbol
     end_[length] = code << (16 - length);
     code <<= 1;
   }
+  if (kind == Kind::kAc) BuildSkips();
   built_ = true;
   return true;
 }
@@ -85,22 +86,42 @@ bool HuffmanTable::Slow(BitReader* in, Coefficient* coefficient) const {
   return true;
 }
 
-template <bool kKeep>
-int TakeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader, int* predictor, int16_t* block) {
-  BitReader in = *reader;  // in registers
+// The codes that the next bits hold as a whole, one after the other, up to the end of the block.
+void HuffmanTable::BuildSkips() {
+  for (uint32_t first = 0; first < skips_.size(); ++first) {
+    int bits = 0, coefficients = 0;
+    bool ended = false;
+    while (!ended) {
+      const uint32_t entry = entries_[first << bits & (skips_.size() - 1)];
+      const int more = static_cast<int>(entry & 63), run = static_cast<int>(entry >> 8 & 0xff);
+      if (entry == 0 || bits + more > kAcBits) break;
+      bits += more;
+      ended = run == kEndOfBlock;
+      if (!ended) coefficients += run + 1;
+    }
+    skips_[first] = static_cast<uint16_t>(coefficients << 5 | (ended ? 16 : 0) | bits);
+  }
+}
+
+// The functions that take a block work on a copy of the reader, which stays in registers.
+
+bool TakeFirst(const HuffmanTable& dc, BitReader* in, int* predictor) {
   HuffmanTable::Coefficient coefficient;
-  in.Refill();
-  if (const uint32_t entry = dc.entries_[in.bits >> (64 - HuffmanTable::kDcBits)]; entry != 0) [[likely]] {
+  in->Refill();
+  if (const uint32_t entry = dc.entries_[in->bits >> (64 - HuffmanTable::kDcBits)]; entry != 0) [[likely]] {
     coefficient.value = static_cast<int16_t>(entry >> 16);
-    in.Skip(static_cast<int>(entry & 63));
-  } else {
-    BitReader copy = in;
-    if (!dc.Slow(&copy, &coefficient)) return 0;
-    in = copy;
+    in->Skip(static_cast<int>(entry & 63));
+  } else if (!dc.Slow(in, &coefficient)) {
+    return false;
   }
   *predictor += coefficient.value;
-  if (*predictor != static_cast<int16_t>(*predictor)) return 0;
-  if constexpr (kKeep) block[0] = static_cast<int16_t>(*predictor);
+  return *predictor == static_cast<int16_t>(*predictor);
+}
+
+int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader, int* predictor, int16_t* block) {
+  if (!TakeFirst(dc, reader, predictor)) return 0;
+  block[0] = static_cast<int16_t>(*predictor);
+  BitReader in = *reader;
   int k = 1;
   do {
     in.Refill();
@@ -110,15 +131,16 @@ int TakeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader,
       if (entry == 0) [[unlikely]] {
         BitReader copy = in;
         copy.Refill();
+        HuffmanTable::Coefficient coefficient;
         if (!ac.Slow(&copy, &coefficient)) return 0;
         in = copy;
         k += coefficient.run;
-        if constexpr (kKeep) block[kPlaces[k]] = static_cast<int16_t>(coefficient.value);
+        block[kPlaces[k]] = static_cast<int16_t>(coefficient.value);
         ++k;
         break;
       }
       k += static_cast<int>(entry >> 8 & 0xff);
-      if constexpr (kKeep) block[kPlaces[k]] = static_cast<int16_t>(entry >> 16);
+      block[kPlaces[k]] = static_cast<int16_t>(entry >> 16);
       ++k;
       in.Skip(static_cast<int>(entry & 63));
     }
@@ -128,12 +150,35 @@ int TakeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader,
   return k == kEndOfBlock + 2 ? 1 : 2;
 }
 
-int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* in, int* predictor, int16_t* block) {
-  return TakeBlock<true>(dc, ac, in, predictor, block);
-}
-
-int SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* in, int* predictor) {
-  return TakeBlock<false>(dc, ac, in, predictor, nullptr);
+bool SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader, int* predictor) {
+  if (!TakeFirst(dc, reader, predictor)) return false;
+  BitReader in = *reader;
+  int k = 1;
+  while (k < 64) {
+    in.Refill();
+    for (int i = 0; i < 56 / HuffmanTable::kAcBits; ++i) {
+      const uint32_t skip = ac.skips_[in.bits >> (64 - HuffmanTable::kAcBits)];
+      const int after = k + static_cast<int>(skip >> 5);
+      // A block may be full before the last of these codes, which then are the next block's: one by one.
+      if (skip == 0 || after > 63) [[unlikely]] {
+        BitReader copy = in;
+        copy.Refill();
+        HuffmanTable::Coefficient coefficient;
+        if (!ac.Slow(&copy, &coefficient)) return false;
+        in = copy;
+        k += coefficient.run + 1;
+        break;
+      }
+      k = after;
+      in.Skip(static_cast<int>(skip & 15));
+      if ((skip & 16) != 0) {
+        *reader = in;
+        return true;
+      }
+    }
+  }
+  *reader = in;
+  return k == 64 || k > kEndOfBlock;
 }
 
 }  // namespace tidepool::data

@@ -47,8 +47,9 @@ class HuffmanTable {
   bool Build(Kind kind, const uint8_t* counts, const uint8_t* symbols);
 
  private:
-  template <bool kKeep>
-  friend int TakeBlock(const HuffmanTable&, const HuffmanTable&, BitReader*, int*, int16_t*);
+  friend bool TakeFirst(const HuffmanTable&, BitReader*, int*);
+  friend int DecodeBlock(const HuffmanTable&, const HuffmanTable&, BitReader*, int*, int16_t*);
+  friend bool SkipBlock(const HuffmanTable&, const HuffmanTable&, BitReader*, int*);
 
   // Few enough for the tables of a picture to stay in the first cache.
   static constexpr int kDcBits = 9, kAcBits = 11;
@@ -57,6 +58,7 @@ class HuffmanTable {
   };
   // The general way, for any code; the reader is refilled. False if there is no such code.
   bool Slow(BitReader* in, Coefficient* coefficient) const;
+  void BuildSkips();
 
   bool built_ = false;
   Kind kind_ = Kind::kDc;
@@ -66,13 +68,16 @@ class HuffmanTable {
   std::array<int32_t, 17> index_ = {};  // of the symbol of code 0 of l bits, were there one
   // By the next bits: value in the upper 16, run (or kEndOfBlock) in bits 8 to 15, bits in all in the lowest 8. 0: not here.
   std::array<uint32_t, 1 << kAcBits> entries_ = {};
+  // By the next bits, of AC tables: how many coefficients all codes that stand there completely are for, from bit 5 on; whether
+  // the last of them ends the block, in bit 4; bits in all. 0: none.
+  std::array<uint16_t, 1 << kAcBits> skips_ = {};
 };
 
-// Both take the coefficients of the next block. Their result is 0 for damaged data, 1 if only the first coefficient (which is
-// the predictor's new value) is not zero by its code, 2 otherwise. No check is made for the end of the data: at most 256 bytes
-// are taken.
-// `block` has kBlockSize places and is zero before; coefficients are not dequantised.
+// Takes the coefficients of the next block. 0 for damaged data, 1 if there is no code for any but the first coefficient (which is
+// the predictor's new value), 2 otherwise. No check is made for the end of the data: at most 256 bytes are taken. `block` has
+// kBlockSize places and is zero before; coefficients are not dequantised.
 int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* in, int* predictor, int16_t* block);
-int SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* in, int* predictor);
+// The same for a block of which nothing but the predictor is needed. False for damaged data.
+bool SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* in, int* predictor);
 
 }  // namespace tidepool::data
