@@ -20,8 +20,8 @@ class PlaneSink {
   virtual ~PlaneSink() = default;
   // What will come; in whole blocks of 8 x 8 samples, so that it may reach beyond the edges of the picture.
   virtual void Begin(const PlaneParts& parts) = 0;
-  // Where a strip of the part from row `y` of the plane on is to be written, `*stride` bytes from row to row: 8 rows of chroma, and
-  // the 8 or 16 rows of luma over them. plane 0: Y, 1: Cb, 2: Cr.
+  // Where a strip of the part from row `y` of the plane on is to be written, `*stride` bytes from row to row: 8 rows of chroma,
+  // and the 8 or 16 rows of luma over them. plane 0: Y, 1: Cb, 2: Cr.
   virtual uint8_t* Rows(int plane, int y, ptrdiff_t* stride) = 0;
   // The rows before these are written, and are not touched again.
   virtual void Done(int luma_end, int chroma_end) = 0;

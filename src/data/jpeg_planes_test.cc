@@ -129,13 +129,16 @@ struct Planes {
   int widths[3] = {}, heights[3] = {};
 };
 
-// By libjpeg-turbo.
+// By libjpeg-turbo; not ok if it has any warning.
 Planes TurboPlanes(const std::string& jpeg) {
   Planes planes;
   tjhandle handle = tjInitDecompress();
   int width = 0, height = 0, subsampling = 0, colours = 0;
   const auto* bytes = reinterpret_cast<const unsigned char*>(jpeg.data());
-  EXPECT_EQ(tjDecompressHeader3(handle, bytes, jpeg.size(), &width, &height, &subsampling, &colours), 0);
+  if (tjDecompressHeader3(handle, bytes, jpeg.size(), &width, &height, &subsampling, &colours) != 0) {
+    tjDestroy(handle);
+    return planes;
+  }
   unsigned char* places[3];
   for (int c = 0; c < 3; ++c) {
     planes.widths[c] = tjPlaneWidth(c, width, subsampling);
@@ -256,7 +259,7 @@ TEST(JpegPlanes, LeaveEveryDamagedByteToLibjpegOrGiveTheSame) {
   for (const Kind& kind : {Kind{.quality = 95}, Kind{.quality = 95, .restart_rows = 1, .optimise = true}}) {
     const std::string jpeg = Encode(Waves(56, 40, 120), 56, 40, kind);
     std::mt19937 random(11);
-    int taken = 0, left = 0;
+    int compared = 0, left = 0;
     for (size_t i = 0; i < jpeg.size(); ++i) {
       for (const int mask : {0xff, 0x80, static_cast<int>(1u << random() % 8)}) {
         std::string damaged = jpeg;
@@ -266,16 +269,18 @@ TEST(JpegPlanes, LeaveEveryDamagedByteToLibjpegOrGiveTheSame) {
           ++left;
           continue;
         }
-        ++taken;
         const JpegInfo info = ReadJpegInfo(AsBytes(damaged)).value();
         Image image;
         const Status decoded = DecodeJpeg(AsBytes(damaged), info, 1, &image);
         ASSERT_TRUE(decoded.ok()) << "byte " << i << ": " << ToString(decoded);
-        ExpectEqualPlanes(TurboPlanes(damaged), planes);
+        const Planes wanted = TurboPlanes(damaged);
+        if (!wanted.ok) continue;
+        ++compared;
+        ExpectEqualPlanes(wanted, planes);
         if (HasFatalFailure()) return;
       }
     }
-    EXPECT_GT(taken, 0);
+    EXPECT_GT(compared, 300);
     EXPECT_GT(left, 0);
   }
 }
@@ -300,7 +305,9 @@ TEST(JpegPlanes, SurviveBytesThatAreNoScanAtAll) {
     bytes += "\xff\xd9";
     KeptPlanes planes;
     if (!OurPlanes(bytes, &planes)) continue;
-    ExpectEqualPlanes(TurboPlanes(bytes), planes);
+    const Planes wanted = TurboPlanes(bytes);
+    ASSERT_TRUE(wanted.ok) << "round " << round;
+    ExpectEqualPlanes(wanted, planes);
     if (HasFatalFailure()) return;
   }
 }
