@@ -1,5 +1,5 @@
-// What moving memory costs, beside the limits of this machine: a futex round trip between two threads, a Unix-socket round trip between two
-// threads and copying the same bytes. p50 and p99 are in microseconds (of one operation, over the run).
+// What moving memory costs, beside the limits of this machine: a futex round trip between two threads, a Unix-socket round trip
+// between two threads and copying the same bytes. p50 and p99 are in microseconds (of one operation, over the run).
 #include <benchmark/benchmark.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -30,7 +30,9 @@ class Latencies {
   ~Latencies() {
     if (samples_.empty()) return;
     std::sort(samples_.begin(), samples_.end());
-    auto at = [&](double q) { return static_cast<double>(samples_[static_cast<size_t>(q * static_cast<double>(samples_.size() - 1))]) / 1e3; };
+    auto at = [&](double q) {
+      return static_cast<double>(samples_[static_cast<size_t>(q * static_cast<double>(samples_.size() - 1))]) / 1e3;
+    };
     state_.counters["p50_us"] = at(0.50);
     state_.counters["p99_us"] = at(0.99);
   }
@@ -167,7 +169,8 @@ void BM_PoolFlipAndZero(benchmark::State& state) {
   const int64_t pages = 256 * kMiB / kPage;
   Pool pool = Pool::Make(state, pages, kPage, {.zero_when_idle = false});
   if (pool.client == nullptr) return;
-  const LeaseId leases[] = {pool.Lease(state, {.name = "a", .burst_pages = pages}), pool.Lease(state, {.name = "b", .burst_pages = pages})};
+  const LeaseId leases[] = {pool.Lease(state, {.name = "a", .burst_pages = pages}),
+                            pool.Lease(state, {.name = "b", .burst_pages = pages})};
   {
     auto extents = pool.client->Grow(leases[1], {.pages = pages}, Soon());
     if (!extents.ok() || !pool.client->Return(leases[1], *extents).ok()) return state.SkipWithError("the pool refused");
@@ -243,11 +246,13 @@ void BM_ArenaAllocateAndFree(benchmark::State& state) {
 BENCHMARK(BM_ArenaAllocateAndFree)->Arg(64)->Arg(4096)->Arg(256 * kKiB)->Arg(4 * kMiB);
 
 void BM_MallocAndFree(benchmark::State& state) {
-  ReplaceBlocks(state, [](int64_t size) { return std::malloc(static_cast<size_t>(size)); }, [](void* block) { std::free(block); });
+  ReplaceBlocks(
+      state, [](int64_t size) { return std::malloc(static_cast<size_t>(size)); }, [](void* block) { std::free(block); });
 }
 BENCHMARK(BM_MallocAndFree)->Arg(64)->Arg(4096)->Arg(256 * kKiB)->Arg(4 * kMiB);
 
-// As above, and every system page of a block is written once: where malloc maps new memory for it, the page faults belong to its price.
+// As above, and every system page of a block is written once: where malloc maps new memory for it, the page faults belong to its
+// price.
 template <typename Allocate, typename Free>
 void ReplaceAndTouch(benchmark::State& state, Allocate&& allocate, Free&& free) {
   ReplaceBlocks(
@@ -279,7 +284,8 @@ void BM_ArenaAllocateTouchAndFree(benchmark::State& state) {
 BENCHMARK(BM_ArenaAllocateTouchAndFree)->Arg(kMiB)->Arg(4 * kMiB);
 
 void BM_MallocTouchAndFree(benchmark::State& state) {
-  ReplaceAndTouch(state, [](int64_t size) { return std::malloc(static_cast<size_t>(size)); }, [](void* block) { std::free(block); });
+  ReplaceAndTouch(
+      state, [](int64_t size) { return std::malloc(static_cast<size_t>(size)); }, [](void* block) { std::free(block); });
 }
 BENCHMARK(BM_MallocTouchAndFree)->Arg(kMiB)->Arg(4 * kMiB);
 

@@ -1,6 +1,8 @@
-// A real `tidepool up` on loopback for whole-system tests: started with free ports, asked over REST, stopped or killed by the test.
+// A real `tidepool up` on loopback for whole-system tests: started with free ports, asked over REST, stopped or killed by the
+// test.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -11,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "api/http_client.h"
@@ -37,9 +38,10 @@ inline const SmallData& TheSmallData() {
     made.repository = made.root + "/models";
     made.pictures = made.root + "/pictures";
     std::filesystem::create_directories(made.repository);
-    const std::pair<const char*, const char*> models[] = {{"small-a", "resnet18:classes=4,image=32,width=16"},
-                                                          {"small-b", "resnet18:classes=4,image=32,width=16"},
-                                                          {"words", "gpt2:layers=2,width=64,heads=2,vocab=256,context=16,sequence=16"}};
+    const std::pair<const char*, const char*> models[] = {
+        {"small-a", "resnet18:classes=4,image=32,width=16"},
+        {"small-b", "resnet18:classes=4,image=32,width=16"},
+        {"words", "gpt2:layers=2,width=64,heads=2,vocab=256,context=16,sequence=16"}};
     for (const auto& [name, spec] : models) {
       const Status status = model::CreateModel({.repository = made.repository, .name = name, .spec = spec, .seed = 1});
       EXPECT_TRUE(status.ok()) << ToString(status);
@@ -71,14 +73,16 @@ class RunningNode {
   // `extra` are further flags. Waits until the node says that it is ready.
   static std::optional<RunningNode> Start(std::vector<std::string> extra, bool with_training) {
     ProcessOptions options{.capture_stdout = true};
-    options.command = {kTidepool, "up", "-o", "json", "--model-repository", TheSmallData().repository, "--capacity", "256MiB",
-                       "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1"};
+    options.command = {kTidepool,        "up",     "-o",          "json", "--model-repository", TheSmallData().repository,
+                       "--capacity",     "256MiB", "--http-port", "0",    "--grpc-port",        "0",
+                       "--metrics-port", "-1"};
     if (with_training) {
-      for (const std::string& word : {std::string("--model"), std::string("resnet18:classes=4,image=32,width=16"), std::string("--data"),
-                                      "imagefolder:" + TheSmallData().pictures, std::string("--global-batch"), std::string("16"),
-                                      std::string("--max-micro-batch"), std::string("8"), std::string("--epochs"), std::string("1000000"),
-                                      std::string("--checkpoint-steps"), std::string("1"), std::string("--checkpoint"),
-                                      ::testing::TempDir() + "/checkpoint-" + std::to_string(::getpid()) + "-" + std::to_string(NextNumber())}) {
+      for (const std::string& word :
+           {std::string("--model"), std::string("resnet18:classes=4,image=32,width=16"), std::string("--data"),
+            "imagefolder:" + TheSmallData().pictures, std::string("--global-batch"), std::string("16"),
+            std::string("--max-micro-batch"), std::string("8"), std::string("--epochs"), std::string("1000000"),
+            std::string("--checkpoint-steps"), std::string("1"), std::string("--checkpoint"),
+            ::testing::TempDir() + "/checkpoint-" + std::to_string(::getpid()) + "-" + std::to_string(NextNumber())}) {
         options.command.push_back(word);
       }
     }
@@ -103,7 +107,8 @@ class RunningNode {
     return text.ok() ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json();
   }
   // Asks until `holds` is true of the node's status. How long it took; nothing if it never was.
-  std::optional<absl::Duration> AwaitStatus(const std::function<bool(const nlohmann::json&)>& holds, absl::Duration limit = kPatience) {
+  std::optional<absl::Duration> AwaitStatus(const std::function<bool(const nlohmann::json&)>& holds,
+                                            absl::Duration limit = kPatience) {
     const absl::Time start = Clock::Real()->Now();
     while (Clock::Real()->Now() < start + limit) {
       const nlohmann::json status = Status();
@@ -164,8 +169,9 @@ inline int64_t HeldBy(const nlohmann::json& status, int pid) {
 }
 inline bool PagesAddUp(const nlohmann::json& status) {
   const auto& pool = status["pool"];
-  return pool["violations"] == 0 && pool["free_pages"].get<int64_t>() + pool["granted_pages"].get<int64_t>() + pool["returning_pages"].get<int64_t>() +
-                                            pool["dirty_pages"].get<int64_t>() == pool["total_pages"].get<int64_t>();
+  return pool["violations"] == 0 && pool["free_pages"].get<int64_t>() + pool["granted_pages"].get<int64_t>() +
+                                            pool["returning_pages"].get<int64_t>() + pool["dirty_pages"].get<int64_t>() ==
+                                        pool["total_pages"].get<int64_t>();
 }
 
 }  // namespace tidepool::testing

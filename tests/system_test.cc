@@ -1,12 +1,11 @@
 // Whole-system tests: real binaries on loopback, killed at awkward moments.
 #include <arpa/inet.h>
-#include <csignal>
-#include <sys/socket.h>
-
-#include <random>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <csignal>
+#include <random>
 
 #include "base/fd.h"
 #include "running_node.h"
@@ -14,10 +13,12 @@
 namespace tidepool::testing {
 namespace {
 
-using ::testing::HasSubstr;
 using nlohmann::json;
+using ::testing::HasSubstr;
 
-bool Trains(const json& status, int64_t above_step) { return status["training"]["state"] == "running" && status["training"]["step"] > above_step; }
+bool Trains(const json& status, int64_t above_step) {
+  return status["training"]["state"] == "running" && status["training"]["step"] > above_step;
+}
 
 TEST(System, AnswersOverRestAndEndsGracefullyOnSigterm) {
   auto node = RunningNode::Start({}, /*with_training=*/false);
@@ -49,9 +50,12 @@ TEST(System, StaysUpWhateverClientsSend) {
   // A client that goes away in the middle of its request.
   const std::string& url = node->client().url;
   const int port = std::stoi(url.substr(url.rfind(':') + 1));
-  for (const char* part : {"GET /v2/hea", "POST /v2/models/words/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{\"inp", "\x16\x03\x01\x02"}) {
+  for (const char* part :
+       {"GET /v2/hea", "POST /v2/models/words/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{\"inp",
+        "\x16\x03\x01\x02"}) {
     const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{.sin_family = AF_INET, .sin_port = htons(static_cast<uint16_t>(port)), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    sockaddr_in address{
+        .sin_family = AF_INET, .sin_port = htons(static_cast<uint16_t>(port)), .sin_addr = {htonl(INADDR_LOOPBACK)}};
     ASSERT_EQ(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
     ASSERT_GT(::send(fd.get(), part, strlen(part), MSG_NOSIGNAL), 0);
   }
@@ -135,8 +139,10 @@ TEST(System, GoesOnServingWhenTrainingCannotStart) {
 }
 
 TEST(System, NamesEveryFaultOfItsConfigurationAndDoesNotStart) {
-  ProcessOptions options{.command = {"/bin/sh", "-c", kTidepool + " up --capacity 1KiB --static-train-fraction 7 --model-repository /proc/no-such-folder 2>&1"},
-                         .capture_stdout = true};
+  ProcessOptions options{
+      .command = {"/bin/sh", "-c",
+                  kTidepool + " up --capacity 1KiB --static-train-fraction 7 --model-repository /proc/no-such-folder 2>&1"},
+      .capture_stdout = true};
   auto process = ChildProcess::Start(options);
   ASSERT_TRUE(process.ok());
   const auto exit = process->Wait(Clock::Real()->Now() + kPatience);
@@ -150,7 +156,8 @@ TEST(System, NamesEveryFaultOfItsConfigurationAndDoesNotStart) {
 
 TEST(System, DemoEndsWithEveryFigureAndWithoutErrorOrViolation) {
   const std::string folder = TheSmallData().root + "/demo";
-  ProcessOptions options{.command = {kTidepool, "demo", "--seconds", "6", "--report", folder, "--json", folder + "-figures.json"}};
+  ProcessOptions options{
+      .command = {kTidepool, "demo", "--seconds", "6", "--report", folder, "--json", folder + "-figures.json"}};
   auto process = ChildProcess::Start(options);
   ASSERT_TRUE(process.ok());
   const auto exit = process->Wait(Clock::Real()->Now() + absl::Seconds(280));
@@ -166,11 +173,13 @@ TEST(System, DemoEndsWithEveryFigureAndWithoutErrorOrViolation) {
   EXPECT_GT(figures["train"]["samples_per_s"], 0.0);
   EXPECT_GE(figures["slo_attainment"], 0.0);
   for (const char* key : {"p50_ms", "p99_ms"}) EXPECT_TRUE(figures["infer"][key].is_number()) << key;
-  for (const char* key : {"loss_first", "loss_last", "accuracy_first", "accuracy_last"}) EXPECT_TRUE(figures["train"][key].is_number()) << key;
+  for (const char* key : {"loss_first", "loss_last", "accuracy_first", "accuracy_last"})
+    EXPECT_TRUE(figures["train"][key].is_number()) << key;
   for (const char* key : {"count", "p50_ms", "p99_ms"}) EXPECT_TRUE(figures["handover"][key].is_number()) << key;
   EXPECT_TRUE(figures["handover"]["parts_ms"].is_object());
   EXPECT_LE(figures["memory"]["peak_granted_bytes"], figures["memory"]["capacity_bytes"]);
-  for (const char* file : {"/report.html", "/trace.json", "/demo.json"}) EXPECT_TRUE(std::filesystem::exists(folder + file)) << file;
+  for (const char* file : {"/report.html", "/trace.json", "/demo.json"})
+    EXPECT_TRUE(std::filesystem::exists(folder + file)) << file;
 }
 
 class Cleanup : public ::testing::Environment {

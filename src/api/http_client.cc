@@ -35,10 +35,12 @@ StatusOr<Url> ParseUrl(const std::string& text) {
     url.port = authority.substr(colon + 1);
     authority.resize(colon);
   }
-  if (authority.size() > 2 && authority.front() == '[' && authority.back() == ']') authority = authority.substr(1, authority.size() - 2);
+  if (authority.size() > 2 && authority.front() == '[' && authority.back() == ']')
+    authority = authority.substr(1, authority.size() - 2);
   url.host = authority;
   const auto bad = [](char c) { return static_cast<unsigned char>(c) <= ' ' || c == 0x7F; };
-  if (url.host.empty() || url.port.empty() || !std::all_of(url.port.begin(), url.port.end(), [](char c) { return c >= '0' && c <= '9'; }) ||
+  if (url.host.empty() || url.port.empty() ||
+      !std::all_of(url.port.begin(), url.port.end(), [](char c) { return c >= '0' && c <= '9'; }) ||
       std::any_of(text.begin(), text.end(), bad)) {
     return InvalidArgument("the URL '{}' is not of the form http://HOST[:PORT]/PATH", text);
   }
@@ -90,7 +92,9 @@ Status SendAll(int fd, std::string_view text, absl::Time deadline, const std::st
       TIDEPOOL_RETURN_IF_ERROR(AwaitSocket(fd, POLLOUT, deadline, where));
     } else if (errno != EINTR) {
       // A server that refuses a request may answer and close before it has read all of it.
-      return errno == EPIPE || errno == ECONNRESET ? Status() : Unavailable("the connection to {} broke: {}", where, std::error_code(errno, std::generic_category()).message());
+      return errno == EPIPE || errno == ECONNRESET ? Status()
+                                                   : Unavailable("the connection to {} broke: {}", where,
+                                                                 std::error_code(errno, std::generic_category()).message());
     }
   }
   return {};
@@ -104,7 +108,8 @@ StatusOr<std::string> ReceiveAll(int fd, int64_t limit_bytes, absl::Time deadlin
     if (got == 0) return text;
     if (got > 0) {
       text.append(buffer, static_cast<size_t>(got));
-      if (static_cast<int64_t>(text.size()) > limit_bytes) return ResourceExhausted("the answer of {} is longer than {} bytes", where, limit_bytes);
+      if (static_cast<int64_t>(text.size()) > limit_bytes)
+        return ResourceExhausted("the answer of {} is longer than {} bytes", where, limit_bytes);
     } else if (errno == EAGAIN) {
       TIDEPOOL_RETURN_IF_ERROR(AwaitSocket(fd, POLLIN, deadline, where));
     } else if (errno == ECONNRESET && !text.empty()) {
@@ -122,7 +127,8 @@ StatusOr<std::string> Unchunk(std::string_view text) {
     uint64_t size = 0;
     const std::string_view line = text.substr(0, end);
     const auto [stop, error] = std::from_chars(line.data(), line.data() + line.size(), size, 16);
-    if (end == std::string_view::npos || error != std::errc() || stop == line.data()) return DataLoss("the answer holds a broken chunk");
+    if (end == std::string_view::npos || error != std::errc() || stop == line.data())
+      return DataLoss("the answer holds a broken chunk");
     text.remove_prefix(end + 2);
     if (size == 0) return body;
     if (size > text.size() || text.size() - size < 2) return DataLoss("the answer ends within a chunk");
@@ -135,7 +141,8 @@ StatusOr<std::string> Unchunk(std::string_view text) {
 
 StatusOr<HttpAnswer> ParseHttpAnswer(std::string_view text) {
   const size_t header_end = text.find("\r\n\r\n");
-  if (header_end == std::string_view::npos || !text.starts_with("HTTP/1.")) return DataLoss("the answer is not HTTP/1: '{}'", text.substr(0, 40));
+  if (header_end == std::string_view::npos || !text.starts_with("HTTP/1."))
+    return DataLoss("the answer is not HTTP/1: '{}'", text.substr(0, 40));
   HttpAnswer answer;
   std::string_view header = text.substr(0, header_end), body = text.substr(header_end + 4);
   const size_t first_line = std::min(header.find("\r\n"), header.size());
@@ -155,7 +162,8 @@ StatusOr<HttpAnswer> ParseHttpAnswer(std::string_view text) {
     header.remove_prefix(std::min(header.size(), end + 2));
   }
   if (const auto coding = answer.headers.find("transfer-encoding"); coding != answer.headers.end()) {
-    if (coding->second != "chunked") return Unimplemented("the answer has the transfer coding '{}'; allowed: chunked", coding->second);
+    if (coding->second != "chunked")
+      return Unimplemented("the answer has the transfer coding '{}'; allowed: chunked", coding->second);
     TIDEPOOL_ASSIGN_OR_RETURN(answer.body, Unchunk(body));
     return answer;
   }

@@ -28,8 +28,8 @@ struct HttpAnswer {
   std::string body;
 };
 
-// An answer with any HTTP status is a success. UNAVAILABLE if nobody listens or the connection broke, DEADLINE_EXCEEDED if it took too
-// long, INVALID_ARGUMENT for a bad URL, DATA_LOSS for an answer that is no HTTP. Thread-safe.
+// An answer with any HTTP status is a success. UNAVAILABLE if nobody listens or the connection broke, DEADLINE_EXCEEDED if it
+// took too long, INVALID_ARGUMENT for a bad URL, DATA_LOSS for an answer that is no HTTP. Thread-safe.
 StatusOr<HttpAnswer> CallHttp(const HttpCall& call);
 
 // The part of the parser that reads an answer, which ended with the connection.

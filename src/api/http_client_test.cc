@@ -9,7 +9,8 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(HttpClient, ReadsStatusHeadersAndBody) {
-  const auto answer = ParseHttpAnswer("HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-LENGTH: 2\r\n\r\n{}trailing");
+  const auto answer =
+      ParseHttpAnswer("HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-LENGTH: 2\r\n\r\n{}trailing");
   ASSERT_TRUE(answer.ok()) << ToString(answer.status());
   EXPECT_EQ(answer->status, 404);
   EXPECT_EQ(answer->headers.at("content-type"), "application/json");
@@ -17,7 +18,8 @@ TEST(HttpClient, ReadsStatusHeadersAndBody) {
 }
 
 TEST(HttpClient, ReadsAChunkedBody) {
-  const auto answer = ParseHttpAnswer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n");
+  const auto answer =
+      ParseHttpAnswer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n");
   ASSERT_TRUE(answer.ok()) << ToString(answer.status());
   EXPECT_EQ(answer->body, "abc0123456789");
 }

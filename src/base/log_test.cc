@@ -76,8 +76,7 @@ TEST(LogOptions, NameWhatIsAllowed) {
   EXPECT_EQ(*ParseLogLevel("warning"), LogLevel::kWarning);
   EXPECT_EQ(MessageOf(ParseLogLevel("warn").status()), "log level 'warn' is unknown; allowed: debug, info, warning, error");
   EXPECT_EQ(MessageOf(ParseLogFormat("xml").status()), "log format 'xml' is unknown; allowed: text, json");
-  EXPECT_THAT(MessageOf(InitLogging({.file = "/dev/null/log"})),
-              HasSubstr("log file '/dev/null/log' cannot be opened"));
+  EXPECT_THAT(MessageOf(InitLogging({.file = "/dev/null/log"})), HasSubstr("log file '/dev/null/log' cannot be opened"));
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
-// Tells ThreadSanitizer about absl::Mutex. The distribution's Abseil is built without it, so that every access a Mutex orders would be
-// reported as a race. These functions stand in front of the library's own and describe each of them to the sanitizer. Linked into builds
-// with TIDEPOOL_SANITIZE=thread only.
+// Tells ThreadSanitizer about absl::Mutex. The distribution's Abseil is built without it, so that every access a Mutex orders
+// would be reported as a race. These functions stand in front of the library's own and describe each of them to the sanitizer.
+// Linked into builds with TIDEPOOL_SANITIZE=thread only.
 //
-// Between the "pre" and the "post" call of an operation the sanitizer ignores the thread: conditions that Abseil evaluates for other
-// threads while it unlocks are not checked.
+// Between the "pre" and the "post" call of an operation the sanitizer ignores the thread: conditions that Abseil evaluates for
+// other threads while it unlocks are not checked.
 #include <absl/synchronization/mutex.h>
 #include <absl/synchronization/notification.h>
 #include <absl/time/time.h>
@@ -61,8 +61,8 @@ constexpr unsigned kTry = __tsan_mutex_try_lock;
 
 }  // namespace
 
-// TIDEPOOL_STAND_IN(result, name, symbol, parameters): declares `name` to be what the linker knows as `symbol`, and the original as
-// `name##Original`.
+// TIDEPOOL_STAND_IN(result, name, symbol, parameters): declares `name` to be what the linker knows as `symbol`, and the original
+// as `name##Original`.
 #define TIDEPOOL_STAND_IN(Result, Name, symbol, ...)                                      \
   extern "C" __attribute__((visibility("default"))) Result Name(__VA_ARGS__) asm(symbol); \
   static Result (*Name##Original())(__VA_ARGS__) {                                        \
@@ -103,22 +103,23 @@ TIDEPOOL_STAND_IN(bool, TsanReaderTryLock, "_ZN4absl7debian35Mutex13ReaderTryLoc
 TIDEPOOL_STAND_IN(void, TsanLockWhen, "_ZN4absl7debian35Mutex8LockWhenERKNS0_9ConditionE", Self self, Condition condition) {
   Locking(self, 0, false, [&] { TsanLockWhenOriginal()(self, condition); });
 }
-TIDEPOOL_STAND_IN(bool, TsanLockWhenWithTimeout, "_ZN4absl7debian35Mutex19LockWhenWithTimeoutERKNS0_9ConditionENS0_8DurationE", Self self,
-                  Condition condition, absl::Duration timeout) {
+TIDEPOOL_STAND_IN(bool, TsanLockWhenWithTimeout, "_ZN4absl7debian35Mutex19LockWhenWithTimeoutERKNS0_9ConditionENS0_8DurationE",
+                  Self self, Condition condition, absl::Duration timeout) {
   return Locking(self, 0, false, [&] { return TsanLockWhenWithTimeoutOriginal()(self, condition, timeout); });
 }
-TIDEPOOL_STAND_IN(bool, TsanLockWhenWithDeadline, "_ZN4absl7debian35Mutex20LockWhenWithDeadlineERKNS0_9ConditionENS0_4TimeE", Self self,
-                  Condition condition, absl::Time deadline) {
+TIDEPOOL_STAND_IN(bool, TsanLockWhenWithDeadline, "_ZN4absl7debian35Mutex20LockWhenWithDeadlineERKNS0_9ConditionENS0_4TimeE",
+                  Self self, Condition condition, absl::Time deadline) {
   return Locking(self, 0, false, [&] { return TsanLockWhenWithDeadlineOriginal()(self, condition, deadline); });
 }
-TIDEPOOL_STAND_IN(void, TsanReaderLockWhen, "_ZN4absl7debian35Mutex14ReaderLockWhenERKNS0_9ConditionE", Self self, Condition condition) {
+TIDEPOOL_STAND_IN(void, TsanReaderLockWhen, "_ZN4absl7debian35Mutex14ReaderLockWhenERKNS0_9ConditionE", Self self,
+                  Condition condition) {
   Locking(self, kRead, false, [&] { TsanReaderLockWhenOriginal()(self, condition); });
 }
 TIDEPOOL_STAND_IN(void, TsanAwait, "_ZN4absl7debian35Mutex5AwaitERKNS0_9ConditionE", Self self, Condition condition) {
   Locking(self, 0, true, [&] { TsanAwaitOriginal()(self, condition); });
 }
-TIDEPOOL_STAND_IN(bool, TsanAwaitWithTimeout, "_ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE", Self self,
-                  Condition condition, absl::Duration timeout) {
+TIDEPOOL_STAND_IN(bool, TsanAwaitWithTimeout, "_ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE",
+                  Self self, Condition condition, absl::Duration timeout) {
   return Locking(self, 0, true, [&] { return TsanAwaitWithTimeoutOriginal()(self, condition, timeout); });
 }
 TIDEPOOL_STAND_IN(bool, TsanAwaitWithDeadline, "_ZN4absl7debian35Mutex17AwaitWithDeadlineERKNS0_9ConditionENS0_4TimeE", Self self,
@@ -128,12 +129,12 @@ TIDEPOOL_STAND_IN(bool, TsanAwaitWithDeadline, "_ZN4absl7debian35Mutex17AwaitWit
 TIDEPOOL_STAND_IN(void, TsanWait, "_ZN4absl7debian37CondVar4WaitEPNS0_5MutexE", absl::CondVar* self, Self mutex) {
   Locking(mutex, 0, true, [&] { TsanWaitOriginal()(self, mutex); });
 }
-TIDEPOOL_STAND_IN(bool, TsanWaitWithTimeout, "_ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE", absl::CondVar* self,
-                  Self mutex, absl::Duration timeout) {
+TIDEPOOL_STAND_IN(bool, TsanWaitWithTimeout, "_ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE",
+                  absl::CondVar* self, Self mutex, absl::Duration timeout) {
   return Locking(mutex, 0, true, [&] { return TsanWaitWithTimeoutOriginal()(self, mutex, timeout); });
 }
-TIDEPOOL_STAND_IN(bool, TsanWaitWithDeadline, "_ZN4absl7debian37CondVar16WaitWithDeadlineEPNS0_5MutexENS0_4TimeE", absl::CondVar* self,
-                  Self mutex, absl::Time deadline) {
+TIDEPOOL_STAND_IN(bool, TsanWaitWithDeadline, "_ZN4absl7debian37CondVar16WaitWithDeadlineEPNS0_5MutexENS0_4TimeE",
+                  absl::CondVar* self, Self mutex, absl::Time deadline) {
   return Locking(mutex, 0, true, [&] { return TsanWaitWithDeadlineOriginal()(self, mutex, deadline); });
 }
 
@@ -155,13 +156,15 @@ TIDEPOOL_STAND_IN(void, TsanWaitForNotification, "_ZNK4absl7debian312Notificatio
   __tsan_acquire(self);
 }
 TIDEPOOL_STAND_IN(bool, TsanWaitForNotificationWithTimeout,
-                  "_ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE", Event self, absl::Duration timeout) {
+                  "_ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE", Event self,
+                  absl::Duration timeout) {
   const bool notified = TsanWaitForNotificationWithTimeoutOriginal()(self, timeout);
   if (notified) __tsan_acquire(self);
   return notified;
 }
 TIDEPOOL_STAND_IN(bool, TsanWaitForNotificationWithDeadline,
-                  "_ZNK4absl7debian312Notification31WaitForNotificationWithDeadlineENS0_4TimeE", Event self, absl::Time deadline) {
+                  "_ZNK4absl7debian312Notification31WaitForNotificationWithDeadlineENS0_4TimeE", Event self,
+                  absl::Time deadline) {
   const bool notified = TsanWaitForNotificationWithDeadlineOriginal()(self, deadline);
   if (notified) __tsan_acquire(self);
   return notified;

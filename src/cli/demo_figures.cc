@@ -1,10 +1,10 @@
 // From what was recorded to the figures of one run.
+#include "cli/demo_figures.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <tuple>
-
-#include "cli/demo_figures.h"
 
 namespace tidepool::cli {
 namespace {
@@ -49,8 +49,10 @@ void TrainFigures(const DemoRun& run, DemoFigures* figures) {
   // One global batch is noisy: a quarter of the steps, at most five, stands for each end.
   if (!losses.empty()) {
     const size_t count = std::clamp<size_t>(losses.size() / 4, 1, 5);
-    figures->loss_first = std::accumulate(losses.begin(), losses.begin() + static_cast<ptrdiff_t>(count), 0.0) / static_cast<double>(count);
-    figures->loss_last = std::accumulate(losses.end() - static_cast<ptrdiff_t>(count), losses.end(), 0.0) / static_cast<double>(count);
+    figures->loss_first =
+        std::accumulate(losses.begin(), losses.begin() + static_cast<ptrdiff_t>(count), 0.0) / static_cast<double>(count);
+    figures->loss_last =
+        std::accumulate(losses.end() - static_cast<ptrdiff_t>(count), losses.end(), 0.0) / static_cast<double>(count);
   }
   const double length = absl::ToDoubleSeconds(run.end - run.start);
   const double trained = SamplesAt(points, length) - SamplesAt(points, 0);
@@ -154,7 +156,8 @@ std::optional<size_t> BestSplit(const std::vector<StaticSplit>& splits, double l
   std::optional<size_t> best;
   const auto key = [&](const StaticSplit& split) {
     const bool keeps = split.slo_attainment >= least_slo;
-    return keeps ? std::tuple(1, split.samples_per_s, split.slo_attainment) : std::tuple(0, split.slo_attainment, split.samples_per_s);
+    return keeps ? std::tuple(1, split.samples_per_s, split.slo_attainment)
+                 : std::tuple(0, split.slo_attainment, split.samples_per_s);
   };
   for (size_t i = 0; i < splits.size(); ++i) {
     if (splits[i].failure.empty() && (!best.has_value() || key(splits[i]) > key(splits[*best]))) best = i;

@@ -17,21 +17,43 @@ nlohmann::json FiguresJson(const DemoFigures& figures) {
   for (const auto& [name, value] : figures.parts_ms) parts[name] = {{"mean", value.mean}, {"p50", value.p50}, {"p99", value.p99}};
   return {{"slo_attainment", figures.slo_attainment},
           {"infer",
-           {{"requests", figures.requests}, {"errors", figures.errors}, {"p50_ms", figures.infer_p50_ms}, {"p99_ms", figures.infer_p99_ms},
-            {"loads", figures.loads}, {"evictions", figures.evictions}}},
+           {{"requests", figures.requests},
+            {"errors", figures.errors},
+            {"p50_ms", figures.infer_p50_ms},
+            {"p99_ms", figures.infer_p99_ms},
+            {"loads", figures.loads},
+            {"evictions", figures.evictions}}},
           {"train",
-           {{"samples_per_s", figures.samples_per_s}, {"samples", figures.samples}, {"loss_first", figures.loss_first}, {"loss_last", figures.loss_last},
-            {"accuracy_first", figures.accuracy_first}, {"accuracy_last", figures.accuracy_last}, {"evaluations", figures.evaluations},
-            {"aborts", figures.aborts}, {"boundary_waits", figures.boundary_waits}, {"micro_batches", figures.micro_batches},
-            {"compute_seconds", figures.compute_seconds}, {"wasted_seconds", figures.wasted_seconds}, {"paused_seconds", figures.paused_seconds}, {"longest_operator_ms", figures.longest_operator_ms}}},
+           {{"samples_per_s", figures.samples_per_s},
+            {"samples", figures.samples},
+            {"loss_first", figures.loss_first},
+            {"loss_last", figures.loss_last},
+            {"accuracy_first", figures.accuracy_first},
+            {"accuracy_last", figures.accuracy_last},
+            {"evaluations", figures.evaluations},
+            {"aborts", figures.aborts},
+            {"boundary_waits", figures.boundary_waits},
+            {"micro_batches", figures.micro_batches},
+            {"compute_seconds", figures.compute_seconds},
+            {"wasted_seconds", figures.wasted_seconds},
+            {"paused_seconds", figures.paused_seconds},
+            {"longest_operator_ms", figures.longest_operator_ms}}},
           {"handover",
-           {{"count", figures.handovers}, {"late", figures.handovers_late}, {"p50_ms", figures.handover_ms.p50}, {"p99_ms", figures.handover_ms.p99},
-            {"limit_ms", HandoverLimitMs(figures)}, {"parts_ms", parts}}},
+           {{"count", figures.handovers},
+            {"late", figures.handovers_late},
+            {"p50_ms", figures.handover_ms.p50},
+            {"p99_ms", figures.handover_ms.p99},
+            {"limit_ms", HandoverLimitMs(figures)},
+            {"parts_ms", parts}}},
           {"memory",
-           {{"capacity_bytes", figures.capacity_bytes}, {"peak_granted_bytes", figures.peak_granted_bytes}, {"violations", figures.violations}}}};
+           {{"capacity_bytes", figures.capacity_bytes},
+            {"peak_granted_bytes", figures.peak_granted_bytes},
+            {"violations", figures.violations}}}};
 }
 
-const char* BaselineKey(serve::Mode mode) { return mode == serve::Mode::kStatic ? "static" : mode == serve::Mode::kTaskSwitch ? "task_switch" : "colocate"; }
+const char* BaselineKey(serve::Mode mode) {
+  return mode == serve::Mode::kStatic ? "static" : mode == serve::Mode::kTaskSwitch ? "task_switch" : "colocate";
+}
 
 std::string RunName(const DemoRun& run) {
   if (run.mode != serve::Mode::kStatic) return std::string(serve::Name(run.mode));
@@ -40,9 +62,10 @@ std::string RunName(const DemoRun& run) {
 
 std::string Row(const DemoRun& run) {
   const DemoFigures& f = run.figures;
-  return fmt::format("  {:<22} {:>7.1f} % {:>9.1f} {:>9.1f} {:>7} {:>10.1f} {:>6.2f} > {:<5.2f} {:>4.0f} > {:<3.0f}% {:>6} {:>6}\n", RunName(run), f.slo_attainment * 100,
-                     f.infer_p50_ms, f.infer_p99_ms, f.errors, f.samples_per_s, f.loss_first, f.loss_last, f.accuracy_first * 100, f.accuracy_last * 100,
-                     f.loads, f.violations);
+  return fmt::format(
+      "  {:<22} {:>7.1f} % {:>9.1f} {:>9.1f} {:>7} {:>10.1f} {:>6.2f} > {:<5.2f} {:>4.0f} > {:<3.0f}% {:>6} {:>6}\n",
+      RunName(run), f.slo_attainment * 100, f.infer_p50_ms, f.infer_p99_ms, f.errors, f.samples_per_s, f.loss_first, f.loss_last,
+      f.accuracy_first * 100, f.accuracy_last * 100, f.loads, f.violations);
 }
 
 nlohmann::json EmulationJson(const cluster::EmulationStatus& emulation, const train::TrainProgress& training) {
@@ -128,17 +151,20 @@ std::string DemoJson(const DemoResult& result) {
 
 std::string DemoText(const DemoResult& result) {
   const DemoFigures& main = result.main.figures;
-  std::string text = fmt::format("\n  {:<22} {:>9} {:>9} {:>9} {:>7} {:>10} {:>14} {:>11} {:>6} {:>6}\n", "mode", "SLO met", "p50 ms", "p99 ms", "errors",
-                                 "samples/s", "loss", "accuracy", "loads", "viol.");
+  std::string text = fmt::format("\n  {:<22} {:>9} {:>9} {:>9} {:>7} {:>10} {:>14} {:>11} {:>6} {:>6}\n", "mode", "SLO met",
+                                 "p50 ms", "p99 ms", "errors", "samples/s", "loss", "accuracy", "loads", "viol.");
   text += Row(result.main);
   for (const DemoRun& run : result.baselines) text += Row(run);
-  text += fmt::format("\n  handovers   {} (p50 {:.1f} ms, p99 {:.1f} ms); limit = longest operator {:.1f} ms + 5 ms = {:.1f} ms: {}\n", main.handovers,
-                      main.handover_ms.p50, main.handover_ms.p99, main.longest_operator_ms, HandoverLimitMs(main),
-                      main.handovers == 0 ? "none happened" : main.handover_ms.p99 <= HandoverLimitMs(main) ? "kept" : "not kept");
+  text += fmt::format(
+      "\n  handovers   {} (p50 {:.1f} ms, p99 {:.1f} ms); limit = longest operator {:.1f} ms + 5 ms = {:.1f} ms: {}\n",
+      main.handovers, main.handover_ms.p50, main.handover_ms.p99, main.longest_operator_ms, HandoverLimitMs(main),
+      main.handovers == 0                             ? "none happened"
+      : main.handover_ms.p99 <= HandoverLimitMs(main) ? "kept"
+                                                      : "not kept");
   text += "  parts (p50 / p99 ms)";
   for (const auto& [name, value] : main.parts_ms) text += fmt::format("  {} {:.2f}/{:.2f}", name, value.p50, value.p99);
-  text += fmt::format("\n  memory      peak {} of {} granted, {} violations; {} micro-batches thrown away\n", FormatBytes(main.peak_granted_bytes),
-                      FormatBytes(main.capacity_bytes), main.violations, main.aborts);
+  text += fmt::format("\n  memory      peak {} of {} granted, {} violations; {} micro-batches thrown away\n",
+                      FormatBytes(main.peak_granted_bytes), FormatBytes(main.capacity_bytes), main.violations, main.aborts);
   if (const auto& emulation = result.main.emulation; emulation.has_value()) text += EmulationText(result);
   if (!result.main.load.kept_up) text += "  note        the load generator itself was late: latencies hold its own delay too\n";
   for (const StaticSplit& split : result.static_splits) {
@@ -146,9 +172,9 @@ std::string DemoText(const DemoResult& result) {
         "  static      {:.0f} % training: {}{}\n", split.train_fraction * 100,
         split.failure.empty() ? fmt::format("SLO {:.1f} %, {:.1f} samples/s", split.slo_attainment * 100, split.samples_per_s)
                               : split.failure,
-        !split.chosen                                          ? ""
+        !split.chosen                                 ? ""
         : split.slo_attainment >= main.slo_attainment ? " (compared: the fastest that keeps as many SLOs)"
-                                                               : " (compared: none keeps as many SLOs, this one keeps most)");
+                                                      : " (compared: none keeps as many SLOs, this one keeps most)");
   }
   return text;
 }
@@ -169,7 +195,8 @@ Status WriteDemoTrace(const DemoResult& result, const std::string& path) {
   }
   for (size_t i = 0; i < lanes.size(); ++i) trace->NameThread(kServing, static_cast<int>(i) + 1, lanes[i]);
   for (const train::TrainProgress& progress : data.train) {
-    trace->Instant(kTraining, 1, progress.event, progress.time, {{"step", std::to_string(progress.step)}, {"loss", fmt::format("{:.4f}", progress.loss)}});
+    trace->Instant(kTraining, 1, progress.event, progress.time,
+                   {{"step", std::to_string(progress.step)}, {"loss", fmt::format("{:.4f}", progress.loss)}});
     if (progress.event == "step") {
       trace->Counter(kTraining, "samples/s", progress.time, {{"samples/s", progress.samples_per_s}});
       trace->Counter(kTraining, "micro-batch", progress.time, {{"samples", static_cast<double>(progress.micro_batch)}});
@@ -180,7 +207,9 @@ Status WriteDemoTrace(const DemoResult& result, const std::string& path) {
   trace->NameThread(kPool, 2, "parts");
   for (const pool::HandoverRecord& record : data.handovers) {
     trace->Complete(kPool, 1, fmt::format("{} -> {}", record.giver, record.requester), record.start, record.total,
-                    {{"pages", std::to_string(record.pages)}, {"granted", record.granted ? "yes" : "no"}, {"aborted", record.giver_parts.aborted ? "yes" : "no"}});
+                    {{"pages", std::to_string(record.pages)},
+                     {"granted", record.granted ? "yes" : "no"},
+                     {"aborted", record.giver_parts.aborted ? "yes" : "no"}});
     absl::Time at = record.start;
     for (const auto& [name, ms] : HandoverParts(record)) {
       if (ms <= 0) continue;

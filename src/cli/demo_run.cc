@@ -128,7 +128,7 @@ DemoProgress ProgressOf(cluster::Node* node, serve::Mode mode, const api::LoadPr
 
 std::string TrainedModel(const DemoSettings& settings) {
   // Deep and narrow: its state is small, and what a micro-batch keeps for its backward pass is many times as large.
-  return fmt::format("resnet152:width=8,classes={},image=64", settings.data.classes);
+  return fmt::format("resnet152:width=8,classes={},image=64,zero_init_residual=true", settings.data.classes);
 }
 
 StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double static_train_fraction, DemoPlan* plan,

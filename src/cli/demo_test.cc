@@ -1,7 +1,8 @@
-#include <filesystem>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <filesystem>
+
 #include <nlohmann/json.hpp>
 
 #include "base/fd.h"
@@ -52,11 +53,12 @@ TEST(DemoPicture, IsAFolderThatTheDatasetReads) {
 DemoRun SomeRun() {
   DemoRun run{.start = kStart, .end = kStart + absl::Seconds(10)};
   run.load.models = {{.model = "a"}, {.model = "b"}};
-  run.load.samples = {{.planned = absl::Seconds(1), .latency = absl::Milliseconds(10), .model = 0},
-                      {.planned = absl::Seconds(2), .latency = absl::Milliseconds(50), .model = 0},
-                      {.planned = absl::Seconds(3), .latency = absl::Milliseconds(50), .model = 1},
-                      {.planned = absl::Seconds(4), .latency = absl::Milliseconds(1), .model = 1, .code = StatusCode::kUnavailable},
-                      {.planned = absl::Seconds(5), .model = 1, .dropped = true}};
+  run.load.samples = {
+      {.planned = absl::Seconds(1), .latency = absl::Milliseconds(10), .model = 0},
+      {.planned = absl::Seconds(2), .latency = absl::Milliseconds(50), .model = 0},
+      {.planned = absl::Seconds(3), .latency = absl::Milliseconds(50), .model = 1},
+      {.planned = absl::Seconds(4), .latency = absl::Milliseconds(1), .model = 1, .code = StatusCode::kUnavailable},
+      {.planned = absl::Seconds(5), .model = 1, .dropped = true}};
   const auto step = [](double at, int64_t samples, double loss) {
     train::TrainProgress progress{.event = "step", .time = kStart + absl::Seconds(at), .samples = samples, .loss = loss};
     progress.step = samples / 32;
@@ -71,20 +73,27 @@ DemoRun SomeRun() {
   evaluation.accuracy = 0.75;
   run.timeline.train.push_back(evaluation);
   const auto handover = [](double at, int ms, bool granted) {
-    pool::HandoverRecord record{.requester = "model:a", .giver = "train", .pages = 4, .start = kStart + absl::Seconds(at), .total = absl::Milliseconds(ms)};
+    pool::HandoverRecord record{.requester = "model:a",
+                                .giver = "train",
+                                .pages = 4,
+                                .start = kStart + absl::Seconds(at),
+                                .total = absl::Milliseconds(ms)};
     record.notify = absl::Milliseconds(1);
     record.giver_parts.wait = absl::Milliseconds(ms - 2);
     record.granted = granted;
     return record;
   };
-  run.timeline.handovers = {handover(-1, 900, true), handover(1, 4, true), handover(2, 8, true), handover(3, 700, false), handover(11, 800, true)};
+  run.timeline.handovers = {handover(-1, 900, true), handover(1, 4, true), handover(2, 8, true), handover(3, 700, false),
+                            handover(11, 800, true)};
   run.timeline.page_bytes = 2 << 20;
   run.timeline.total_pages = 256;
   run.timeline.tenants = {"train", "model:a"};
-  run.timeline.memory = {{.time = kStart, .free = 200, .held = {{0, 50}, {1, 6}}}, {.time = kStart + absl::Seconds(1), .free = 200, .held = {{0, 56}}}};
-  run.timeline.serve = {{.kind = serve::ServeEvent::Kind::kLoad, .model = "a", .start = kStart + absl::Seconds(1)},
-                        {.kind = serve::ServeEvent::Kind::kLoad, .model = "b", .start = kStart - absl::Seconds(1)},
-                        {.kind = serve::ServeEvent::Kind::kExecute, .model = "a", .batch = 2, .start = kStart + absl::Seconds(2)}};
+  run.timeline.memory = {{.time = kStart, .free = 200, .held = {{0, 50}, {1, 6}}},
+                         {.time = kStart + absl::Seconds(1), .free = 200, .held = {{0, 56}}}};
+  run.timeline.serve = {
+      {.kind = serve::ServeEvent::Kind::kLoad, .model = "a", .start = kStart + absl::Seconds(1)},
+      {.kind = serve::ServeEvent::Kind::kLoad, .model = "b", .start = kStart - absl::Seconds(1)},
+      {.kind = serve::ServeEvent::Kind::kExecute, .model = "a", .batch = 2, .start = kStart + absl::Seconds(2)}};
   return run;
 }
 
@@ -146,9 +155,9 @@ TEST(DemoFigures, CompareWithTheSplitThatIsHardestToBeat) {
                                            {.train_fraction = 0.4, .slo_attainment = 0.95, .samples_per_s = 60},
                                            {.train_fraction = 0.5, .slo_attainment = 0.90, .samples_per_s = 90},
                                            {.train_fraction = 0.6, .slo_attainment = 1, .samples_per_s = 100, .failure = "no"}};
-  EXPECT_EQ(BestSplit(splits, 0.95), 1u);   // the fastest of those that keep as many
+  EXPECT_EQ(BestSplit(splits, 0.95), 1u);  // the fastest of those that keep as many
   EXPECT_EQ(BestSplit(splits, 0.80), 2u);
-  EXPECT_EQ(BestSplit(splits, 0.99), 0u);   // none does
+  EXPECT_EQ(BestSplit(splits, 0.99), 0u);  // none does
   EXPECT_EQ(BestSplit({splits.back()}, 0.5), std::nullopt);
   EXPECT_EQ(BestSplit({}, 0.5), std::nullopt);
 }
@@ -171,10 +180,12 @@ TEST(DemoOutput, HasTheKeysThatScriptsRead) {
   for (const nlohmann::json* run : {&json, &json["baselines"]["static"], &json["baselines"]["task_switch"]}) {
     EXPECT_TRUE((*run)["slo_attainment"].is_number());
     for (const char* key : {"requests", "errors", "p50_ms", "p99_ms"}) EXPECT_TRUE((*run)["infer"][key].is_number()) << key;
-    for (const char* key : {"samples_per_s", "loss_first", "loss_last", "accuracy_first", "accuracy_last"}) EXPECT_TRUE((*run)["train"][key].is_number()) << key;
+    for (const char* key : {"samples_per_s", "loss_first", "loss_last", "accuracy_first", "accuracy_last"})
+      EXPECT_TRUE((*run)["train"][key].is_number()) << key;
     for (const char* key : {"count", "p50_ms", "p99_ms"}) EXPECT_TRUE((*run)["handover"][key].is_number()) << key;
     EXPECT_TRUE((*run)["handover"]["parts_ms"]["wait"]["p99"].is_number());
-    for (const char* key : {"capacity_bytes", "peak_granted_bytes", "violations"}) EXPECT_TRUE((*run)["memory"][key].is_number()) << key;
+    for (const char* key : {"capacity_bytes", "peak_granted_bytes", "violations"})
+      EXPECT_TRUE((*run)["memory"][key].is_number()) << key;
   }
   EXPECT_EQ(json["static_splits"][0]["failure"], "too <small>");
 }

@@ -20,7 +20,7 @@ struct PacingBenchOptions {
   // Steps that are launched and not waited for: how long the host may be kept from its core before the device stands still. 0:
   // StepsInFlight of each target.
   int64_t in_flight = 0;
-  int decode_threads = 0;     // that decode JPEGs meanwhile; 0: as many as there are cores, -1: none
+  int decode_threads = 0;  // that decode JPEGs meanwhile; 0: as many as there are cores, -1: none
 };
 
 // One step time. Errors are relative to it, without sign.

@@ -24,10 +24,13 @@ using Json = nlohmann::ordered_json;
 
 // Names only, so that a help text fits a screen; `model families` explains each option.
 std::string FamilyHelp() {
-  std::string text = "Presets and options of a spec (family or preset, ':', option=value, more after commas); 'tidepool model families' explains:\n";
+  std::string text =
+      "Presets and options of a spec (family or preset, ':', option=value, more after commas); 'tidepool model families' "
+      "explains:\n";
   for (const model::FamilyInfo& family : model::Families()) {
     std::vector<std::string> options;
-    for (const model::FamilyOption& option : family.options) options.push_back(fmt::format("{}={}", option.name, option.default_value));
+    for (const model::FamilyOption& option : family.options)
+      options.push_back(fmt::format("{}={}", option.name, option.default_value));
     text += fmt::format("  {}: {}\n    {}\n", family.name, JoinText(family.presets, ", "), JoinText(options, ","));
   }
   return text;
@@ -75,7 +78,8 @@ class FamiliesVerb : public Verb {
       for (const model::FamilyOption& option : family.options) {
         options.push_back({{"name", option.name}, {"default", option.default_value}, {"help", option.help}});
       }
-      json.push_back({{"name", family.name}, {"help", family.help}, {"presets", family.presets}, {"options", std::move(options)}});
+      json.push_back(
+          {{"name", family.name}, {"help", family.help}, {"presets", family.presets}, {"options", std::move(options)}});
       if (context.output == OutputFormat::kJson) continue;
       fmt::print("{}: {}\n  presets: {}\n", family.name, family.help, JoinText(family.presets, ", "));
       for (const model::FamilyOption& option : family.options) {

@@ -76,7 +76,11 @@ std::string EncodePathSegment(const std::string& text) {
 StatusOr<std::string> NodeClient::Call(const std::string& method, const std::string& path, const std::string& body) const {
   std::string base = url;
   while (base.ends_with('/')) base.pop_back();
-  auto called = api::CallHttp({.url = base + path, .method = method, .headers = {{"Content-Type", "application/json"}}, .body = body, .timeout = timeout});
+  auto called = api::CallHttp({.url = base + path,
+                               .method = method,
+                               .headers = {{"Content-Type", "application/json"}},
+                               .body = body,
+                               .timeout = timeout});
   if (absl::IsUnavailable(called.status())) {
     return Unavailable("{}; is a node running there? (--url, 'tidepool up')", MessageOf(called.status()));
   }
@@ -89,7 +93,9 @@ StatusOr<std::string> NodeClient::Call(const std::string& method, const std::str
 }
 
 StatusOr<std::string> NodeClient::Status() const { return Call("GET", "/v2/tidepool/status", ""); }
-StatusOr<std::string> NodeClient::Metadata(const std::string& model) const { return Call("GET", "/v2/models/" + EncodePathSegment(model), ""); }
+StatusOr<std::string> NodeClient::Metadata(const std::string& model) const {
+  return Call("GET", "/v2/models/" + EncodePathSegment(model), "");
+}
 absl::Status NodeClient::Load(const std::string& model) const {
   return Call("POST", "/v2/repository/models/" + EncodePathSegment(model) + "/load", "{}").status();
 }
@@ -104,12 +110,14 @@ StatusOr<std::string> StatusText(const std::string& text) {
   TIDEPOOL_ASSIGN_OR_RETURN(const json status, Parse(text));
   const json pool = status.value("pool", json::object());
   const int64_t page = Whole(pool, "page_bytes");
-  std::string out = fmt::format("node    mode {}, {}, worker {}\n", Text(status, "mode"), status.value("ready", json(false)) == json(true) ? "ready" : "not ready",
-                                Whole(status, "worker_pid"));
-  out += fmt::format("memory  {} of {} granted, {} free, {} returning, {} dirty; peak {}; {} violations\n", FormatBytes(Whole(pool, "granted_pages") * page),
-                     FormatBytes(Whole(pool, "total_pages") * page), FormatBytes(Whole(pool, "free_pages") * page),
-                     FormatBytes(Whole(pool, "returning_pages") * page), FormatBytes(Whole(pool, "dirty_pages") * page),
-                     FormatBytes(Whole(pool, "peak_granted_pages") * page), Whole(pool, "violations"));
+  std::string out =
+      fmt::format("node    mode {}, {}, worker {}\n", Text(status, "mode"),
+                  status.value("ready", json(false)) == json(true) ? "ready" : "not ready", Whole(status, "worker_pid"));
+  out += fmt::format("memory  {} of {} granted, {} free, {} returning, {} dirty; peak {}; {} violations\n",
+                     FormatBytes(Whole(pool, "granted_pages") * page), FormatBytes(Whole(pool, "total_pages") * page),
+                     FormatBytes(Whole(pool, "free_pages") * page), FormatBytes(Whole(pool, "returning_pages") * page),
+                     FormatBytes(Whole(pool, "dirty_pages") * page), FormatBytes(Whole(pool, "peak_granted_pages") * page),
+                     Whole(pool, "violations"));
   if (const auto emulation = status.find("emulation"); emulation != status.end() && emulation->is_object()) {
     out += fmt::format("device  {}: {}\n        emulated {:.0f} s: compute busy {:.3f} s, copies to it {:.3f} s\n",
                        Text(status, "device"), Text(*emulation, "description"), Number(*emulation, "elapsed_s"),
@@ -120,24 +128,28 @@ StatusOr<std::string> StatusText(const std::string& text) {
     }
   }
   if (const auto training = status.find("training"); training != status.end() && training->is_object()) {
-    out += fmt::format("train   {} is {} (pid {}): step {}, epoch {}, loss {:.4g}, {:.1f} samples/s, micro-batch {}, {} aborts, {} restarts, holds {}\n",
-                       Text(*training, "name"), Text(*training, "state"), Whole(*training, "pid"), Whole(*training, "step"), Whole(*training, "epoch"),
-                       Number(*training, "loss"), Number(*training, "samples_per_s"), Whole(*training, "micro_batch"), Whole(*training, "aborts"),
-                       Whole(*training, "restarts"), Size(*training, "held_bytes"));
+    out += fmt::format(
+        "train   {} is {} (pid {}): step {}, epoch {}, loss {:.4g}, {:.1f} samples/s, micro-batch {}, {} aborts, {} restarts, "
+        "holds {}\n",
+        Text(*training, "name"), Text(*training, "state"), Whole(*training, "pid"), Whole(*training, "step"),
+        Whole(*training, "epoch"), Number(*training, "loss"), Number(*training, "samples_per_s"), Whole(*training, "micro_batch"),
+        Whole(*training, "aborts"), Whole(*training, "restarts"), Size(*training, "held_bytes"));
     if (const double rate = Number(*training, "device_samples_per_s"); rate > 0) {
       out += fmt::format("        on the emulated device: {:.1f} samples/s, {:.3f} s of its time\n", rate,
                          Number(*training, "device_seconds"));
     }
     if (const std::string error = Text(*training, "last_error"); !error.empty()) out += "        last end: " + error + "\n";
   }
-  out += fmt::format("\n{:<24} {:<9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>8} {:>6} {:>9}\n", "MODEL", "STATE", "WEIGHTS", "RESIDENT", "ALONE ms", "SLO ms", "REQUESTS",
-                     "SLO met", "LOADS", "EVICTIONS");
+  out += fmt::format("\n{:<24} {:<9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>8} {:>6} {:>9}\n", "MODEL", "STATE", "WEIGHTS",
+                     "RESIDENT", "ALONE ms", "SLO ms", "REQUESTS", "SLO met", "LOADS", "EVICTIONS");
   for (const json& model : status.value("models", json::array())) {
     if (!model.is_object()) continue;
     const double requests = Number(model, "requests");
-    out += fmt::format("{:<24} {:<9} {:>10} {:>10} {:>10.1f} {:>10.1f} {:>9} {:>8} {:>6} {:>9}\n", Text(model, "name"), Text(model, "state"), Size(model, "weight_bytes"),
-                       Size(model, "resident_bytes"), Number(model, "solo_ms"), Number(model, "slo_ms"), Whole(model, "requests"),
-                       requests > 0 ? fmt::format("{:.1f} %", 100 * Number(model, "within_slo") / requests) : "-", Whole(model, "loads"), Whole(model, "evictions"));
+    out += fmt::format("{:<24} {:<9} {:>10} {:>10} {:>10.1f} {:>10.1f} {:>9} {:>8} {:>6} {:>9}\n", Text(model, "name"),
+                       Text(model, "state"), Size(model, "weight_bytes"), Size(model, "resident_bytes"), Number(model, "solo_ms"),
+                       Number(model, "slo_ms"), Whole(model, "requests"),
+                       requests > 0 ? fmt::format("{:.1f} %", 100 * Number(model, "within_slo") / requests) : "-",
+                       Whole(model, "loads"), Whole(model, "evictions"));
     if (const std::string reason = Text(model, "reason"); !reason.empty()) out += "  " + reason + "\n";
   }
   return out;
@@ -145,11 +157,13 @@ StatusOr<std::string> StatusText(const std::string& text) {
 
 StatusOr<std::string> TenantsText(const std::string& text) {
   TIDEPOOL_ASSIGN_OR_RETURN(const json leases, Leases(text));
-  std::string out = fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}\n", "TENANT", "CLASS", "PID", "HELD", "GUARANTEED", "LIMIT");
+  std::string out =
+      fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}\n", "TENANT", "CLASS", "PID", "HELD", "GUARANTEED", "LIMIT");
   for (const json& lease : leases) {
     if (!lease.is_object()) continue;
-    out += fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}\n", Text(lease, "name"), Text(lease, "class"), Whole(lease, "pid"), Size(lease, "held_bytes"),
-                       Size(lease, "guaranteed_bytes"), Size(lease, "limit_bytes"));
+    out +=
+        fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}\n", Text(lease, "name"), Text(lease, "class"), Whole(lease, "pid"),
+                    Size(lease, "held_bytes"), Size(lease, "guaranteed_bytes"), Size(lease, "limit_bytes"));
   }
   return out;
 }
@@ -166,7 +180,8 @@ StatusOr<std::string> RandomRequest(const std::string& metadata_json, int batch,
   std::mt19937_64 random(seed);
   json request = {{"inputs", json::array()}};
   for (const json& input : *inputs) {
-    if (!input.is_object() || !input.contains("shape") || !input["shape"].is_array()) return DataLoss("the model's metadata has an input without a shape");
+    if (!input.is_object() || !input.contains("shape") || !input["shape"].is_array())
+      return DataLoss("the model's metadata has an input without a shape");
     const std::string type = Text(input, "datatype");
     int64_t count = 1;
     json shape = json::array();
@@ -175,7 +190,8 @@ StatusOr<std::string> RandomRequest(const std::string& metadata_json, int batch,
       shape.push_back(size);
       count = size > 0 && count > (int64_t{1} << 26) / size ? int64_t{1} << 27 : count * size;
     }
-    if (count > int64_t{1} << 26) return InvalidArgument("input '{}' would have more than {} numbers", Text(input, "name"), int64_t{1} << 26);
+    if (count > int64_t{1} << 26)
+      return InvalidArgument("input '{}' would have more than {} numbers", Text(input, "name"), int64_t{1} << 26);
     json values = json::array();
     for (int64_t i = 0; i < count; ++i) {
       if (type.starts_with("FP") || type == "BF16") {
@@ -185,10 +201,12 @@ StatusOr<std::string> RandomRequest(const std::string& metadata_json, int batch,
       } else if (type == "BOOL") {
         values.push_back(random() % 2 == 1);
       } else {
-        return Unimplemented("input '{}' has the type '{}', which has no random values; give a request with --input", Text(input, "name"), type);
+        return Unimplemented("input '{}' has the type '{}', which has no random values; give a request with --input",
+                             Text(input, "name"), type);
       }
     }
-    request["inputs"].push_back({{"name", Text(input, "name")}, {"datatype", type}, {"shape", shape}, {"data", std::move(values)}});
+    request["inputs"].push_back(
+        {{"name", Text(input, "name")}, {"datatype", type}, {"shape", shape}, {"data", std::move(values)}});
   }
   return request.dump();
 }
@@ -206,7 +224,8 @@ StatusOr<std::string> AnswerText(const std::string& answer_json) {
       total = data->size();
       for (; shown < std::min<size_t>(total, 8); ++shown) values += (shown == 0 ? "" : ", ") + (*data)[shown].dump();
     }
-    out += fmt::format("{} {} {}: {}{}\n", Text(output, "name"), Text(output, "datatype"), output.value("shape", json::array()).dump(), values,
+    out += fmt::format("{} {} {}: {}{}\n", Text(output, "name"), Text(output, "datatype"),
+                       output.value("shape", json::array()).dump(), values,
                        shown < total ? fmt::format(", ... {} more", total - shown) : "");
   }
   return out;

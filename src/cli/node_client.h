@@ -1,10 +1,10 @@
 // The calls that verbs make to a running node over REST, and how their answers are shown.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <string>
-
-#include <absl/time/time.h>
 
 #include "base/fd.h"
 #include "base/status.h"

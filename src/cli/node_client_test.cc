@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
 #include <nlohmann/json.hpp>
 
 namespace tidepool::cli {
@@ -53,7 +54,8 @@ TEST(NodeClient, StandsAnswersOfAnotherKind) {
 }
 
 TEST(NodeClient, FillsEveryInputOfAModelWithRandomValues) {
-  const std::string metadata = R"({"inputs":[{"name":"image","datatype":"FP32","shape":[-1,3,4,4]},{"name":"ids","datatype":"INT64","shape":[-1,5]}]})";
+  const std::string metadata =
+      R"({"inputs":[{"name":"image","datatype":"FP32","shape":[-1,3,4,4]},{"name":"ids","datatype":"INT64","shape":[-1,5]}]})";
   const auto request = RandomRequest(metadata, 2, 7);
   ASSERT_TRUE(request.ok()) << ToString(request.status());
   const auto json = nlohmann::json::parse(*request);
@@ -66,14 +68,16 @@ TEST(NodeClient, FillsEveryInputOfAModelWithRandomValues) {
 
 TEST(NodeClient, RefusesInputsThatItCannotFill) {
   const auto message = [](const char* metadata) { return MessageOf(RandomRequest(metadata, 1, 1).status()); };
-  EXPECT_THAT(message(R"({"inputs":[{"name":"t","datatype":"BYTES","shape":[1]}]})"), HasSubstr("'BYTES', which has no random values"));
+  EXPECT_THAT(message(R"({"inputs":[{"name":"t","datatype":"BYTES","shape":[1]}]})"),
+              HasSubstr("'BYTES', which has no random values"));
   EXPECT_THAT(message(R"({"inputs":[{"name":"t","datatype":"FP32","shape":[1000000,1000000]}]})"), HasSubstr("more than"));
   EXPECT_THAT(message(R"({"inputs":[{"name":"t","datatype":"FP32"}]})"), HasSubstr("without a shape"));
   EXPECT_THAT(message("{}"), HasSubstr("names no inputs"));
 }
 
 TEST(NodeClient, ShowsTheFirstValuesOfEachOutput) {
-  const auto text = AnswerText(R"({"outputs":[{"name":"logits","datatype":"FP32","shape":[1,10],"data":[1,2,3,4,5,6,7,8,9,10]}]})");
+  const auto text =
+      AnswerText(R"({"outputs":[{"name":"logits","datatype":"FP32","shape":[1,10],"data":[1,2,3,4,5,6,7,8,9,10]}]})");
   ASSERT_TRUE(text.ok());
   EXPECT_EQ(*text, "logits FP32 [1,10]: 1, 2, 3, 4, 5, 6, 7, 8, ... 2 more\n");
 }

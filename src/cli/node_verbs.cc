@@ -45,8 +45,8 @@ void RunNodeVerb::Announce(cluster::Node& node, const api::Api& front, const Ver
   if (!front.grpc_target().empty()) Say("  gRPC     " + front.grpc_target());
   if (!front.metrics_url().empty()) Say("  metrics  " + front.metrics_url());
   if (context.output == OutputFormat::kJson) {
-    fmt::print("{{\"event\":\"ready\",\"pid\":{},\"http\":{},\"grpc\":{},\"metrics\":{}}}\n", ::getpid(), JsonQuoted(front.http_url()),
-               JsonQuoted(front.grpc_target()), JsonQuoted(front.metrics_url()));
+    fmt::print("{{\"event\":\"ready\",\"pid\":{},\"http\":{},\"grpc\":{},\"metrics\":{}}}\n", ::getpid(),
+               JsonQuoted(front.http_url()), JsonQuoted(front.grpc_target()), JsonQuoted(front.metrics_url()));
     std::fflush(stdout);
   }
 }
@@ -66,7 +66,9 @@ Status RunNodeVerb::RunNode(const VerbContext& context) {
   while (!context.wait_for_stop(Clock::Real()->Now() + absl::Hours(1))) {
   }
   Say(fmt::format("stopping: requests have {} to end{}", tidepool::FormatDuration(options_.server.drain_limit),
-                  options_.has_training() ? fmt::format(", training {} to write its checkpoint", tidepool::FormatDuration(options_.train_stop_limit)) : ""));
+                  options_.has_training()
+                      ? fmt::format(", training {} to write its checkpoint", tidepool::FormatDuration(options_.train_stop_limit))
+                      : ""));
   front->BeginDrain();
   const Status stopped = node->Stop();
   front->Shutdown(Clock::Real()->Now() + kShutdownLimit);
@@ -102,7 +104,12 @@ class UpVerb : public RunNodeVerb {
     table->MarkAdvanced("train");  // a file is the place for them
   }
   std::vector<Positional> positionals() override {
-    return {{.name = "CONFIG", .help = "A configuration file, the same as --config", .values = &files_, .min = 0, .max = 1, .is_config = true}};
+    return {{.name = "CONFIG",
+             .help = "A configuration file, the same as --config",
+             .values = &files_,
+             .min = 0,
+             .max = 1,
+             .is_config = true}};
   }
   Status Run(const VerbContext& context) override { return RunNode(context); }
 
@@ -144,7 +151,8 @@ class PsVerb : public AskNodeVerb {
   std::string summary() const override { return "List the tenants of a running node's device memory"; }
   Status Run(const VerbContext& context) override {
     TIDEPOOL_ASSIGN_OR_RETURN(const std::string json, client_.Status());
-    TIDEPOOL_ASSIGN_OR_RETURN(const std::string text, context.output == OutputFormat::kJson ? TenantsJson(json) : TenantsText(json));
+    TIDEPOOL_ASSIGN_OR_RETURN(const std::string text,
+                              context.output == OutputFormat::kJson ? TenantsJson(json) : TenantsText(json));
     fmt::print("{}", text);
     return {};
   }
@@ -152,7 +160,9 @@ class PsVerb : public AskNodeVerb {
 
 class ModelVerb : public AskNodeVerb {
  public:
-  std::vector<Positional> positionals() override { return {{.name = "MODEL", .help = "Name of the model", .values = &names_, .min = 1, .max = 1}}; }
+  std::vector<Positional> positionals() override {
+    return {{.name = "MODEL", .help = "Name of the model", .values = &names_, .min = 1, .max = 1}};
+  }
 
  protected:
   std::vector<std::string> names_;
@@ -183,7 +193,8 @@ class InferVerb : public ModelVerb {
   }
   void Register(OptionTable* table) override {
     AskNodeVerb::Register(table);
-    table->Add({.key = "infer.input", .help = "A request body of the Open Inference Protocol, as JSON", .metavar = "FILE"}, &input_);
+    table->Add({.key = "infer.input", .help = "A request body of the Open Inference Protocol, as JSON", .metavar = "FILE"},
+               &input_);
     table->Add({.key = "infer.batch", .help = "Samples per random request"}, &batch_);
     table->Add({.key = "infer.seed", .help = "Seed of the random numbers"}, &seed_);
   }

@@ -89,7 +89,9 @@ double PricedPlan::throughput() const {
   const double samples = static_cast<double>(plan.micro_batches()) * plan.micro_batch;
   return cost.iteration_ms > 0 ? samples / cost.iteration_ms * 1000 : 0;
 }
-double PricedPlan::slack_ms(int32_t stage) const { return cost.stage_iteration_ms[static_cast<size_t>(cost.slowest)] - cost.stage_iteration_ms[stage]; }
+double PricedPlan::slack_ms(int32_t stage) const {
+  return cost.stage_iteration_ms[static_cast<size_t>(cost.slowest)] - cost.stage_iteration_ms[stage];
+}
 double PricedPlan::share(int32_t stage) const {
   const StageCost& one = cost.stages[stage];
   const double busy_us = one.time_us * static_cast<double>(plan.micro_batches()) + one.sync_us + one.optimizer_us;

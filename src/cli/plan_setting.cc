@@ -176,8 +176,9 @@ StatusOr<std::unique_ptr<PlanSetting>> MakePlanSetting(plan::OpList ops, const P
     setting->memory_from = MemoryLimitFrom::kFlag;
   }
   TIDEPOOL_RETURN_IF_ERROR(plan::Validate(setting->cluster));
-  TIDEPOOL_ASSIGN_OR_RETURN(plan::ProfileTable table,
-                            plan::ProfileTable::Build(profile.bundle, setting->ops, parity ? plan::kParityTable : plan::ProfileTableOptions{}));
+  TIDEPOOL_ASSIGN_OR_RETURN(
+      plan::ProfileTable table,
+      plan::ProfileTable::Build(profile.bundle, setting->ops, parity ? plan::kParityTable : plan::ProfileTableOptions{}));
   setting->table = std::make_unique<plan::ProfileTable>(std::move(table));
   TIDEPOOL_ASSIGN_OR_RETURN(
       setting->model,

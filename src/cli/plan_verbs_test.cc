@@ -71,7 +71,8 @@ TEST_F(PlanVerbs, PredictSumsUpTheTimesAndSizesOfEachStage) {
                 value("forward_us") + value("backward_us") + value("recompute_us") + value("in_us") + value("out_us") +
                     value("reshard_us") - value("hidden_us"),
                 1e-6);
-    EXPECT_NEAR(value("memory_mib"), value("state_mib") + value("activation_mib") + value("peak_mib") + value("reserved_mib") + value("margin_mib"),
+    EXPECT_NEAR(value("memory_mib"),
+                value("state_mib") + value("activation_mib") + value("peak_mib") + value("reserved_mib") + value("margin_mib"),
                 1e-6);
     EXPECT_GE(value("slack_ms"), 0);
     EXPECT_GT(value("share"), 0);

@@ -137,7 +137,7 @@ struct Found {
   Status status;
   plan::SearchKind kind = plan::SearchKind::kAuto;
   plan::SearchResult result;
-  double peak_mib = NAN;  // most memory that this process held meanwhile
+  double peak_mib = NAN;                                                          // most memory that this process held meanwhile
   double seconds() const { return status.ok() ? result.best_ms() / 1000 : NAN; }  // of an iteration
 };
 
@@ -290,8 +290,9 @@ StatusOr<ExperimentReport> Depth(const ExperimentContext& context) {
   Table table{
       .columns = {"LAYERS", "OURS s", "ACESO s", "OURS SAMPLES/S", "PUBLISHED ACESO", "PUBLISHED MEGATRON", "SEARCH s",
                   "PUBLISHED ACESO s", "PUBLISHED ALPA s", "PEAK MiB"},
-      .caption = "GPT of 8 to 1,024 layers on 8 devices: predicted iteration and throughput beside measured ones; search time, and "
-                 "the memory of this process meanwhile"};
+      .caption =
+          "GPT of 8 to 1,024 layers on 8 devices: predicted iteration and throughput beside measured ones; search time, and "
+          "the memory of this process meanwhile"};
   report::Series ours{.name = "ours, predicted"}, aceso{.name = "Aceso, published"}, search{.name = "ours"},
       peer_search{.name = "Aceso, published"}, memory{.name = "ours"};
   TIDEPOOL_RETURN_IF_ERROR(ForEach(context, root, settings, &report, [&](const PeerSetting& peer, const Found& found) {

@@ -1,7 +1,8 @@
 // train: runs one training job, in a pool of its own or, with --elastic, in the pool of a running node.
+#include <absl/synchronization/mutex.h>
+
 #include <cstdio>
 
-#include <absl/synchronization/mutex.h>
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
@@ -22,9 +23,11 @@ std::string StepText(const train::TrainProgress& p) {
 }
 
 std::string EventText(const train::TrainProgress& p) {
-  if (p.event == "evaluation") return fmt::format("epoch {}: evaluation loss {:.4f}, accuracy {:.1f} %", p.epoch, p.loss, 100 * p.accuracy);
+  if (p.event == "evaluation")
+    return fmt::format("epoch {}: evaluation loss {:.4f}, accuracy {:.1f} %", p.epoch, p.loss, 100 * p.accuracy);
   if (p.event == "checkpoint") return fmt::format("checkpoint at step {}", p.step);
-  if (p.event == "finished") return fmt::format("finished: {} samples in {} steps{}", p.samples, p.step, p.message.empty() ? "" : ", " + p.message);
+  if (p.event == "finished")
+    return fmt::format("finished: {} samples in {} steps{}", p.samples, p.step, p.message.empty() ? "" : ", " + p.message);
   return p.message.empty() ? p.event : fmt::format("{}: {}", p.event, p.message);
 }
 
@@ -44,7 +47,10 @@ class TrainVerb : public Verb {
     table->Add({.key = "client.elastic", .flag = "elastic", .help = "Train in the memory of a running node"}, &elastic_);
     table->Add({.key = "client.url", .help = "REST address of the node (with --elastic)", .metavar = "URL"}, &client_.url);
     table->Add({.key = "client.timeout", .help = "Longest that a call to the node may take"}, &client_.timeout);
-    table->Add({.key = "client.worker_binary", .help = "tidepool-worker; default: beside this program", .metavar = "PATH", .advanced = true},
+    table->Add({.key = "client.worker_binary",
+                .help = "tidepool-worker; default: beside this program",
+                .metavar = "PATH",
+                .advanced = true},
                &worker_binary_);
     options_.Register(table);
   }
@@ -102,11 +108,13 @@ Status TrainVerb::Run(const VerbContext& context) {
   TIDEPOOL_RETURN_IF_ERROR(options_.Validate());
   TIDEPOOL_RETURN_IF_ERROR(FindPool());
   const std::string worker = worker_binary_.empty() ? ExecutableDirectory() + "/tidepool-worker" : worker_binary_;
-  TIDEPOOL_ASSIGN_OR_RETURN(const auto job, train::TrainJob::Start(options_, worker, [&](const auto& progress) { Show(context, progress); }));
+  TIDEPOOL_ASSIGN_OR_RETURN(const auto job,
+                            train::TrainJob::Start(options_, worker, [&](const auto& progress) { Show(context, progress); }));
   Status ended;
   do {
     if (context.stopped()) {
-      fmt::print(stderr, "{}stopping: the job has {} to write its checkpoint\n", on_progress_line_ ? "\n" : "", tidepool::FormatDuration(kStopGrace));
+      fmt::print(stderr, "{}stopping: the job has {} to write its checkpoint\n", on_progress_line_ ? "\n" : "",
+                 tidepool::FormatDuration(kStopGrace));
       on_progress_line_ = false;
       return job->Stop(kStopGrace);
     }

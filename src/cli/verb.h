@@ -56,17 +56,17 @@ using VerbList = std::vector<std::unique_ptr<Verb>>;
 // Appends the verbs of every group, in the order of the help. `verbs` must outlive them.
 void AddAllVerbs(VerbList* verbs);
 // One function per file of verbs, each appending its own.
-void AddModelVerbs(VerbList* verbs);  // model families|create|import|list|show|check
-void AddProfileVerbs(VerbList* verbs);  // profile, profile list|show|check|diff|import|copy
-void AddNodeVerbs(VerbList* verbs);   // up, serve, status, ps, load, unload, infer
-void AddTrainVerbs(VerbList* verbs);  // train
-void AddPlanVerbs(VerbList* verbs);   // plan, plan ops|predict|show|compare|verify
-void AddExperimentVerbs(VerbList* verbs);  // experiment
-void AddBenchVerbs(VerbList* verbs);  // bench serve
-void AddDataVerbs(VerbList* verbs);   // data show|check|pack, bench loader
+void AddModelVerbs(VerbList* verbs);           // model families|create|import|list|show|check
+void AddProfileVerbs(VerbList* verbs);         // profile, profile list|show|check|diff|import|copy
+void AddNodeVerbs(VerbList* verbs);            // up, serve, status, ps, load, unload, infer
+void AddTrainVerbs(VerbList* verbs);           // train
+void AddPlanVerbs(VerbList* verbs);            // plan, plan ops|predict|show|compare|verify
+void AddExperimentVerbs(VerbList* verbs);      // experiment
+void AddBenchVerbs(VerbList* verbs);           // bench serve
+void AddDataVerbs(VerbList* verbs);            // data show|check|pack, bench loader
 void AddEmulationBenchVerbs(VerbList* verbs);  // bench pacing|virtual-time
-void AddStallVerbs(VerbList* verbs);  // stalls
-void AddDemoVerbs(VerbList* verbs);   // demo
-void AddToolVerbs(VerbList* verbs);   // doctor, collect-env, config print, completion, version; `verbs` must outlive them
+void AddStallVerbs(VerbList* verbs);           // stalls
+void AddDemoVerbs(VerbList* verbs);            // demo
+void AddToolVerbs(VerbList* verbs);  // doctor, collect-env, config print, completion, version; `verbs` must outlive them
 
 }  // namespace tidepool::cli

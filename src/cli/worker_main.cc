@@ -33,7 +33,8 @@ int Dispatch(int argc, char** argv) {
     std::fputs(kHelp, stdout);
     return 0;
   }
-  if (*verb != '\0') std::fprintf(stderr, "tidepool-worker: unknown command '%s'; allowed: serve, train, profile, --version\n\n", verb);
+  if (*verb != '\0')
+    std::fprintf(stderr, "tidepool-worker: unknown command '%s'; allowed: serve, train, profile, --version\n\n", verb);
   std::fputs(kHelp, stderr);
   return 2;
 }

@@ -1,12 +1,11 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <condition_variable>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "cluster/node.h"
 #include "cluster/restart_policy.h"
@@ -147,7 +146,9 @@ TEST(NodeOptions, AreReadFromTheTableOfOptions) {
   NodeOptions options;
   OptionTable table;
   options.Register(&table);
-  const auto set = [&](const char* key, const char* value) { return table.Set(key, value, OptionTable::Source::kFlag, "--test"); };
+  const auto set = [&](const char* key, const char* value) {
+    return table.Set(key, value, OptionTable::Source::kFlag, "--test");
+  };
   EXPECT_TRUE(set("node.capacity", "512MiB").ok());
   EXPECT_TRUE(set("node.mapping", "strict").ok());
   EXPECT_TRUE(set("pool.fit_policy", "next-fit").ok());

@@ -29,16 +29,11 @@ NodeOptions Complete(NodeOptions options, const std::string& directory) {
 double Milliseconds(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
 
 nlohmann::json PoolJson(const pool::PoolStats& stats) {
-  nlohmann::json json = {{"page_bytes", stats.page_bytes},
-                         {"total_pages", stats.total},
-                         {"free_pages", stats.free},
-                         {"granted_pages", stats.granted},
-                         {"returning_pages", stats.returning},
-                         {"dirty_pages", stats.dirty},
-                         {"peak_granted_pages", stats.peak_granted},
-                         {"violations", stats.violations},
-                         {"fenced", stats.fenced},
-                         {"leases", nlohmann::json::array()}};
+  nlohmann::json json = {
+      {"page_bytes", stats.page_bytes},           {"total_pages", stats.total},         {"free_pages", stats.free},
+      {"granted_pages", stats.granted},           {"returning_pages", stats.returning}, {"dirty_pages", stats.dirty},
+      {"peak_granted_pages", stats.peak_granted}, {"violations", stats.violations},     {"fenced", stats.fenced},
+      {"leases", nlohmann::json::array()}};
   for (const pool::LeaseStats& lease : stats.leases) {
     json["leases"].push_back({{"name", lease.name},
                               {"client", lease.client},
@@ -144,14 +139,14 @@ class NodeImpl : public Node {
         }
       }
     }
-    supervisor_ = std::make_unique<TrainSupervisor>(
-        TrainSupervisorOptions{.train = options_.train,
-                               .worker_binary = options_.server.worker_binary,
-                               .restarts = options_.train_restarts,
-                               .backoff = options_.train_backoff,
-                               .stop_limit = options_.train_stop_limit,
-                               .on_progress = [this](const train::TrainProgress& progress) { timeline_.AddTrainProgress(progress); },
-                               .clock = options_.clock});
+    supervisor_ = std::make_unique<TrainSupervisor>(TrainSupervisorOptions{
+        .train = options_.train,
+        .worker_binary = options_.server.worker_binary,
+        .restarts = options_.train_restarts,
+        .backoff = options_.train_backoff,
+        .stop_limit = options_.train_stop_limit,
+        .on_progress = [this](const train::TrainProgress& progress) { timeline_.AddTrainProgress(progress); },
+        .clock = options_.clock});
     sampler_ = std::thread([this] { Sample(); });
     if (options_.has_training()) collector_ = Metrics::Default().AddCollector([this] { Collect(); });
     return {};
@@ -211,7 +206,9 @@ class NodeImpl : public Node {
       timeline_.AddMemory(options_.clock->Now(), broker_->Stats());
       next = std::max(next + options_.sample_interval, options_.clock->Now());
       absl::MutexLock lock(&mu_);
-      if (options_.clock->Await(&mu_, [this] { return end_sampling_; }, next)) return;
+      if (options_.clock->Await(
+              &mu_, [this] { return end_sampling_; }, next))
+        return;
     }
   }
 
@@ -236,7 +233,8 @@ class NodeImpl : public Node {
     set("tidepool_train_samples_per_second", "Samples trained per second", status.latest.samples_per_s);
     set("tidepool_train_loss", "Mean loss of the last global batch", status.latest.loss);
     set("tidepool_train_micro_batch_samples", "Size of the present micro-batch", static_cast<double>(status.latest.micro_batch));
-    set("tidepool_train_aborted_micro_batches", "Micro-batches thrown away to give memory back", static_cast<double>(status.latest.aborts));
+    set("tidepool_train_aborted_micro_batches", "Micro-batches thrown away to give memory back",
+        static_cast<double>(status.latest.aborts));
     set("tidepool_train_held_bytes", "Device memory that the job holds", static_cast<double>(status.latest.held_bytes));
   }
 

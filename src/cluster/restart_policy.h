@@ -1,15 +1,15 @@
 // When a training job that was killed is started again. Pure: ends in, decisions out.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <algorithm>
 #include <optional>
 
-#include <absl/time/time.h>
-
 namespace tidepool::cluster {
 
-// Waits `backoff` before the first restart and twice as long before each further one, up to `max_backoff`; a job that made progress
-// since its last start begins anew. Gives up after `limit` restarts in a row without progress. Thread-compatible.
+// Waits `backoff` before the first restart and twice as long before each further one, up to `max_backoff`; a job that made
+// progress since its last start begins anew. Gives up after `limit` restarts in a row without progress. Thread-compatible.
 class RestartPolicy {
  public:
   RestartPolicy(int limit, absl::Duration backoff, absl::Duration max_backoff)

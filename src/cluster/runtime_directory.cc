@@ -31,16 +31,19 @@ StatusOr<std::unique_ptr<RuntimeDirectory>> RuntimeDirectory::Open(const std::st
     return std::unique_ptr<RuntimeDirectory>(new RuntimeDirectory(made, true));
   }
   if (path.size() > kMaxPathBytes) {
-    return InvalidArgument("the runtime directory '{}' has {} letters; allowed: {}, because sockets live in it", path, path.size(), kMaxPathBytes);
+    return InvalidArgument("the runtime directory '{}' has {} letters; allowed: {}, because sockets live in it", path,
+                           path.size(), kMaxPathBytes);
   }
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError(errno, "cannot make the runtime directory " + path);
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) return ErrnoError(errno, "cannot read the runtime directory " + path);
   if (!S_ISDIR(info.st_mode)) return InvalidArgument("the runtime directory '{}' is not a directory", path);
   if (info.st_uid != ::geteuid()) {
-    return PermissionDenied("the runtime directory '{}' belongs to user {}; allowed: user {}, who runs the node", path, info.st_uid, ::geteuid());
+    return PermissionDenied("the runtime directory '{}' belongs to user {}; allowed: user {}, who runs the node", path,
+                            info.st_uid, ::geteuid());
   }
-  if ((info.st_mode & 0077) != 0 && ::chmod(path.c_str(), 0700) != 0) return ErrnoError(errno, "cannot protect the runtime directory " + path);
+  if ((info.st_mode & 0077) != 0 && ::chmod(path.c_str(), 0700) != 0)
+    return ErrnoError(errno, "cannot protect the runtime directory " + path);
   return std::unique_ptr<RuntimeDirectory>(new RuntimeDirectory(path, false));
 }
 

@@ -20,7 +20,8 @@ constexpr size_t kMaxTenants = 1024;
 }  // namespace
 
 void Timeline::AddMemory(absl::Time now, const pool::PoolStats& stats) {
-  MemorySample sample{.time = now, .free = stats.free, .granted = stats.granted, .returning = stats.returning, .dirty = stats.dirty};
+  MemorySample sample{
+      .time = now, .free = stats.free, .granted = stats.granted, .returning = stats.returning, .dirty = stats.dirty};
   absl::MutexLock lock(&mu_);
   data_.page_bytes = stats.page_bytes;
   data_.total_pages = stats.total;
@@ -38,7 +39,8 @@ void Timeline::AddMemory(absl::Time now, const pool::PoolStats& stats) {
         data_.tenants.push_back(data_.tenants.size() + 1 == kMaxTenants ? "others" : lease.name);
       }
     }
-    const auto held = std::find_if(sample.held.begin(), sample.held.end(), [index](const auto& one) { return one.first == index; });
+    const auto held =
+        std::find_if(sample.held.begin(), sample.held.end(), [index](const auto& one) { return one.first == index; });
     if (held == sample.held.end()) {
       sample.held.emplace_back(index, lease.held_pages);
     } else {

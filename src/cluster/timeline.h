@@ -1,15 +1,15 @@
 // What happened on a node, in bounded memory: the newest records of each kind are kept, older ones are counted and dropped.
 #pragma once
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+#include <absl/time/time.h>
+
 #include <cstdint>
 #include <deque>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
-#include <absl/time/time.h>
 
 #include "pool/broker.h"
 #include "serve/server.h"
@@ -21,8 +21,9 @@ namespace tidepool::cluster {
 struct MemorySample {
   absl::Time time;
   int64_t free = 0, granted = 0, returning = 0, dirty = 0;
-  std::vector<std::pair<uint32_t, int64_t>> held;  // tenant (index into TimelineData::tenants), pages; tenants with none are left out
-  int64_t train_limit = -1;                        // pages the training job may hold; -1: no job
+  std::vector<std::pair<uint32_t, int64_t>>
+      held;                  // tenant (index into TimelineData::tenants), pages; tenants with none are left out
+  int64_t train_limit = -1;  // pages the training job may hold; -1: no job
 };
 
 struct TimelineLimits {

@@ -70,20 +70,27 @@ Status TrainSupervisor::Stop() {
   Status stopped = job == nullptr ? Status() : job->Stop(options_.stop_limit);
   absl::MutexLock lock(&mu_);
   const absl::Time deadline = options_.clock->Now() + options_.stop_limit + absl::Seconds(2);
-  if (!options_.clock->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ended(); }, deadline)) {
-    return DeadlineExceeded("training job '{}' did not end within {}", options_.train.name, tidepool::FormatDuration(options_.stop_limit));
+  if (!options_.clock->Await(
+          &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ended(); }, deadline)) {
+    return DeadlineExceeded("training job '{}' did not end within {}", options_.train.name,
+                            tidepool::FormatDuration(options_.stop_limit));
   }
   return stopped;
 }
 
 TrainStatus TrainSupervisor::status() {
   absl::MutexLock lock(&mu_);
-  return {.state = state_, .pid = job_ == nullptr ? 0 : job_->pid(), .restarts = restarts_, .last_error = last_error_, .latest = latest_};
+  return {.state = state_,
+          .pid = job_ == nullptr ? 0 : job_->pid(),
+          .restarts = restarts_,
+          .last_error = last_error_,
+          .latest = latest_};
 }
 
 Status TrainSupervisor::WaitUntilEnded(absl::Time deadline) {
   absl::MutexLock lock(&mu_);
-  if (!options_.clock->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ended(); }, deadline)) {
+  if (!options_.clock->Await(
+          &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ended(); }, deadline)) {
     return DeadlineExceeded("training job '{}' is still {}", options_.train.name, Name(state_));
   }
   return last_error_;
@@ -132,8 +139,8 @@ void TrainSupervisor::OnEnd(const Status& end) {
     wanted_ = false;
     return;
   }
-  // A job that ends with an error of its own would end so again. One that was killed may do better, and one that found no memory to
-  // begin with may find it once models that are idle have gone.
+  // A job that ends with an error of its own would end so again. One that was killed may do better, and one that found no memory
+  // to begin with may find it once models that are idle have gone.
   const bool progressed = latest_.step > step_at_start_;
   const bool again = absl::IsAborted(end) || (absl::IsResourceExhausted(end) && !progressed);
   const auto wait = again ? policy_.OnKilled(progressed) : std::nullopt;
@@ -156,7 +163,8 @@ void TrainSupervisor::Run() {
       }
       if (quit_) return;
       if (wanted_ && next_start_ > options_.clock->Now()) {
-        options_.clock->Await(&mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return quit_ || !wanted_; }, next_start_);
+        options_.clock->Await(
+            &mu_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return quit_ || !wanted_; }, next_start_);
       }
       if (quit_) return;
       if (!wanted_) {

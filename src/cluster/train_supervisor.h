@@ -1,14 +1,14 @@
-// Runs one training job after the other on a thread of its own: starts it, reports its end, and starts it again from its checkpoint
-// when it was killed.
+// Runs one training job after the other on a thread of its own: starts it, reports its end, and starts it again from its
+// checkpoint when it was killed.
 #pragma once
+
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <thread>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "base/clock.h"
 #include "cluster/node.h"
@@ -28,8 +28,8 @@ struct TrainSupervisorOptions {
   std::function<StatusOr<std::unique_ptr<train::TrainJob>>(const std::function<void(const train::TrainProgress&)>&)> start;
 };
 
-// States: none -> running -> finished | failed | stopped, and running -> restarting -> running while it is killed. The thread lives as
-// long as the supervisor, because a child dies with the thread that started it. Thread-safe.
+// States: none -> running -> finished | failed | stopped, and running -> restarting -> running while it is killed. The thread
+// lives as long as the supervisor, because a child dies with the thread that started it. Thread-safe.
 class TrainSupervisor {
  public:
   explicit TrainSupervisor(TrainSupervisorOptions options);

@@ -39,10 +39,10 @@ struct MicroBatch {
 };
 
 struct MicroBatchResult {
-  double loss_sum = 0;     // over the micro-batch's samples (or tokens)
-  int64_t loss_count = 0;  // how many losses loss_sum adds up
-  int64_t correct = 0;     // predictions that equal the target
-  int64_t peak_bytes = 0;  // live bytes of the arena at the highest point of this micro-batch
+  double loss_sum = 0;                               // over the micro-batch's samples (or tokens)
+  int64_t loss_count = 0;                            // how many losses loss_sum adds up
+  int64_t correct = 0;                               // predictions that equal the target
+  int64_t peak_bytes = 0;                            // live bytes of the arena at the highest point of this micro-batch
   double forward_seconds = 0, backward_seconds = 0;  // set by RunMicroBatch; the loss is part of the forward pass
 };
 

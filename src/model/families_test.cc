@@ -1,5 +1,6 @@
 #include "model/families.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -114,6 +115,24 @@ TEST(Families, BuildTheSmallStemWithoutPooling) {
   for (const Op& op : graph.ops) EXPECT_NE(op.kind, "max_pool2d");
   EXPECT_EQ(graph.values[graph.outputs[0]].name, "logits");
   EXPECT_EQ(graph.values[graph.outputs[0]].shape, (Shape{kBatchDim, 10}));
+}
+
+TEST(Families, BeginResidualBlocksAsTheIdentityIfAsked) {
+  for (const int depth : {18, 50}) {
+    const std::string spec = fmt::format("resnet{}:image=32,width=8,classes=10", depth);
+    const Graph plain = Build(spec), zero = Build(spec + ",zero_init_residual=true");
+    ASSERT_EQ(plain.params.size(), zero.params.size());
+    const std::string last = depth == 18 ? ".bn2.weight" : ".bn3.weight";
+    int changed = 0;
+    for (size_t i = 0; i < plain.params.size(); ++i) {
+      EXPECT_EQ(plain.params[i].name, zero.params[i].name);
+      if (plain.params[i].init.rule == zero.params[i].init.rule) continue;
+      ++changed;
+      EXPECT_TRUE(zero.params[i].name.starts_with("layer") && zero.params[i].name.ends_with(last)) << zero.params[i].name;
+      EXPECT_EQ(zero.params[i].init.rule, Init::Rule::kZeros);
+    }
+    EXPECT_EQ(changed, depth == 18 ? 8 : 16) << "one in each block";
+  }
 }
 
 TEST(Families, LetTheDecoderOfT5AttendToTheEncoder) {
@@ -242,8 +261,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Refusal{"resnet18:classes", "'classes' in spec 'resnet18:classes' is not option=value"},
                       Refusal{"resnet18:=3", "is not option=value"}, Refusal{"resnet18:classes=10,", "ends with ','"},
                       Refusal{"resnet18:classes=10,classes=11", "option 'classes' appears twice"},
-                      Refusal{"resnet18:colour=1",
-                              "resnet has no option 'colour'; allowed: depth, classes, image, width, small_stem"},
+                      Refusal{
+                          "resnet18:colour=1",
+                          "resnet has no option 'colour'; allowed: depth, classes, image, width, small_stem, zero_init_residual"},
                       Refusal{"resnet:depth=19", "option 'depth' of resnet is '19'; allowed: 18, 34, 50, 101, 152"},
                       Refusal{"resnet18:classes=ten", "option 'classes' of resnet is 'ten'; allowed: 1 to 1048576"},
                       Refusal{"resnet18:classes=0", "'0'; allowed: 1 to 1048576"},

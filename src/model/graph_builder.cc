@@ -143,10 +143,10 @@ ValueId GraphBuilder::Conv2d(const std::string& name, ValueId x, const Conv2dOpt
                     {in[0], options.out_channels, out(in[2]), out(in[3])}));
 }
 
-ValueId GraphBuilder::BatchNorm2d(const std::string& name, ValueId x) {
+ValueId GraphBuilder::BatchNorm2d(const std::string& name, ValueId x, const Init& weight_init) {
   const int64_t channels = shape(x)[1];
   BeginOp(name, "batch_norm", PartitionAxis::kChannel);
-  const ParamId weight = AddParam("weight", {channels}, OnesInit(), false);
+  const ParamId weight = AddParam("weight", {channels}, weight_init, false);
   const ParamId bias = AddParam("bias", {channels}, ZerosInit(), false);
   const ParamId mean = AddBuffer("running_mean", DType::kF32, {channels}, ZerosInit());
   const ParamId variance = AddBuffer("running_var", DType::kF32, {channels}, OnesInit());

@@ -36,7 +36,7 @@ class GraphBuilder {
   };
   // Weights are drawn as He et al. do for a ReLU after it, by fan-out.
   ValueId Conv2d(const std::string& name, ValueId x, const Conv2dOptions& options);
-  ValueId BatchNorm2d(const std::string& name, ValueId x);
+  ValueId BatchNorm2d(const std::string& name, ValueId x, const Init& weight_init = OnesInit());
   ValueId Relu(const std::string& name, ValueId x);
   ValueId Add(const std::string& name, ValueId a, ValueId b, PartitionAxis axis = PartitionAxis::kBatchOnly);
   ValueId MaxPool2d(const std::string& name, ValueId x, int64_t kernel, int64_t stride, int64_t padding);

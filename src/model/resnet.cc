@@ -33,14 +33,16 @@ struct BlockOptions {
   int64_t out_channels = 0;
   int64_t stride = 1;
   bool bottleneck = false;
+  bool zero_init = false;  // the last norm begins as zero, so the block as the identity
 };
 
 ValueId Block(GraphBuilder& b, const std::string& name, ValueId x, const BlockOptions& options) {
   const bool project = options.stride != 1 || b.shape(x)[1] != options.out_channels;
   ValueId y = x;
+  const int last = options.bottleneck ? 3 : 2;
   const auto convolve = [&](int index, const GraphBuilder::Conv2dOptions& conv) {
     y = b.Conv2d(fmt::format("{}.conv{}", name, index), y, conv);
-    y = b.BatchNorm2d(fmt::format("{}.bn{}", name, index), y);
+    y = b.BatchNorm2d(fmt::format("{}.bn{}", name, index), y, options.zero_init && index == last ? ZerosInit() : OnesInit());
   };
   const auto relu = [&](int index) { y = b.Relu(fmt::format("{}.relu{}", name, index), y); };
   if (options.bottleneck) {
@@ -86,7 +88,8 @@ StatusOr<Graph> Build(const Spec& spec) {
                 {.channels = channels,
                  .out_channels = channels * (depth.bottleneck ? 4 : 1),
                  .stride = stage > 0 && i == 0 ? 2 : 1,
-                 .bottleneck = depth.bottleneck});
+                 .bottleneck = depth.bottleneck,
+                 .zero_init = BoolOf(spec, "zero_init_residual")});
     }
   }
   x = b.GlobalAvgPool("avgpool", x);
@@ -108,7 +111,8 @@ const Family& ResNetFamily() {
                   {Kind::kInteger, "classes", "1000", "width of the classifier", 1, 1 << 20, {}},
                   {Kind::kInteger, "image", "224", "height and width of an image in pixels", 8, 4096, {}},
                   {Kind::kInteger, "width", "64", "channels of the first stage", 1, 4096, {}},
-                  {Kind::kBool, "small_stem", "false", "3x3 stem without pooling, for images of some 32 pixels", 0, 0, {}}},
+                  {Kind::kBool, "small_stem", "false", "3x3 stem without pooling, for images of some 32 pixels", 0, 0, {}},
+                  {Kind::kBool, "zero_init_residual", "false", "blocks begin as the identity: deep ones learn sooner", 0, 0, {}}},
       .presets = {{"resnet18", {{"depth", "18"}}},
                   {"resnet34", {{"depth", "34"}}},
                   {"resnet50", {{"depth", "50"}}},

@@ -48,7 +48,8 @@ StatusOr<SearchResult> SearchAuto(const CostModel& model, const SearchRequest& r
                                                     : "no bound is known for this cost model");
   }
   if (result.lower_bound_ms > 0 && model.cluster().gpus() > kManyGpus) {
-    result.notes.push_back(fmt::format("for more than {} devices the bound counts the work alone, so it is far below", kManyGpus));
+    result.notes.push_back(
+        fmt::format("for more than {} devices the bound counts the work alone, so it is far below", kManyGpus));
   }
   if (request.on_progress) {
     request.on_progress({result.seconds, result.evaluations, result.best_ms(), result.lower_bound_ms});

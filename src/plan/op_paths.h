@@ -17,8 +17,8 @@
 namespace tidepool::plan {
 
 struct PathLane {
-  double lambda = 0;   // us per MiB
-  double waiting = 1;  // m
+  double lambda = 0;               // us per MiB
+  double waiting = 1;              // m
   int32_t group = -1, price = -1;  // which waiting and which price of a grid; -1: none
 };
 
@@ -65,13 +65,13 @@ class PathFront {
   const CostModel& model_;
   const OpSplits& splits_;
   std::vector<PathLane> lanes_;
-  int32_t states_ = 0;               // split * 2 + recompute
-  int32_t width_ = 0;                // lanes, rounded up
-  int32_t last_ = -1;                // position of the last op
-  std::vector<double> lambda_, nu_;  // of a lane; nu = lambda * waiting
-  std::vector<double> now_, next_;   // [state][field][lane]
+  int32_t states_ = 0;                    // split * 2 + recompute
+  int32_t width_ = 0;                     // lanes, rounded up
+  int32_t last_ = -1;                     // position of the last op
+  std::vector<double> lambda_, nu_;       // of a lane; nu = lambda * waiting
+  std::vector<double> now_, next_;        // [state][field][lane]
   std::vector<double> pair_, pair_from_;  // [recompute][split before][lane]: the better of its two states, and which
-  std::vector<double> best_, from_;  // [lane]: of the state that is being computed
+  std::vector<double> best_, from_;       // [lane]: of the state that is being computed
 };
 
 // The best path of one lane through ops [first, first + count).

@@ -15,7 +15,7 @@ constexpr double kExactRatio = 1.25;
 constexpr int32_t kFineDevices = 8;  // clusters up to this size have a fine grid in the table
 constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 16, 32, 64, 128};
 constexpr int32_t kMixedEverywhere = 160;  // ops of a stage; of longer ones, not all places are tried
-constexpr int32_t kMixes = 6;  // faster paths that are mixed with one that fits
+constexpr int32_t kMixes = 6;              // faster paths that are mixed with one that fits
 
 // What windows cost, read off fronts: the table of WindowWalk.
 class PathTable {

@@ -148,8 +148,8 @@ TEST(Primitives, DoToTheirStageWhatTheirTableSays) {
          EXPECT_EQ(is.gpus() > was.gpus(), effect.devices > 0);
          EXPECT_EQ(is.gpus() < was.gpus(), effect.devices < 0);
          if (primitive != Primitive::kDecOps) {
-          EXPECT_EQ(is.count(), was.count());
-        }
+           EXPECT_EQ(is.count(), was.count());
+         }
          const bool other_batch = primitive == Primitive::kIncMicroBatch || primitive == Primitive::kDecMicroBatch;
          EXPECT_EQ(after.plan.micro_batch != before.plan.micro_batch, other_batch);
        });

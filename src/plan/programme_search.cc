@@ -151,7 +151,7 @@ class ProgrammeSearch {
         whole = whole && found.plan.stages.back() != nullptr;
       }
       attempt = Attempt();  // tables are large
-      if (!whole) {  // under a model whose stages at a place differ from those that the table was made of
+      if (!whole) {         // under a model whose stages at a place differ from those that the table was made of
         result_.notes.push_back(
             fmt::format("micro-batch {}: a stage of the best cut did not fit after all", found.plan.micro_batch));
         continue;

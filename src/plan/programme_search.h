@@ -31,7 +31,7 @@ double EffectiveUs(const StageCost& cost, int64_t micro_batches);
 class SearchLimits {
  public:
   explicit SearchLimits(const SearchRequest& request);
-  double seconds() const;  // since it was made
+  double seconds() const;     // since it was made
   bool wall_is_over() const;  // or it was stopped
 
  private:

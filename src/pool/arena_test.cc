@@ -89,7 +89,9 @@ TEST_F(ArenaTest, NamesTheLeaseAndTheNumbersAtItsLimit) {
   Must(6 * kPage);
   const Status status = arena_->Allocate(3 * kPage).status();
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(MessageOf(status), HasSubstr("lease 'model:a': no room for a block of 192 KiB: it needs 3 pages in one run, 6 pages are held and 8 allowed"));
+  EXPECT_THAT(
+      MessageOf(status),
+      HasSubstr("lease 'model:a': no room for a block of 192 KiB: it needs 3 pages in one run, 6 pages are held and 8 allowed"));
   EXPECT_EQ(client_->held_pages(lease_), 6) << "nothing was taken for the block that failed";
   Must(2 * kPage);
 }

@@ -107,8 +107,8 @@ void PoolCore::SetPaused(bool paused, absl::Time now) {
 }
 
 bool PoolCore::PauseComplete() const {
-  return TenantsComply() && std::all_of(tenants_.begin(), tenants_.end(),
-                                        [](const auto& entry) { return entry.second.stop_request == DemandId(); });
+  return TenantsComply() &&
+         std::all_of(tenants_.begin(), tenants_.end(), [](const auto& entry) { return entry.second.stop_request == DemandId(); });
 }
 
 void PoolCore::OpenRecordFor(const Waiting& request, absl::Time now) {
@@ -127,7 +127,8 @@ void PoolCore::OpenRecordFor(const Waiting& request, absl::Time now) {
 
 void PoolCore::AddGiver(OpenRecord& record, LeaseId lease, DemandId request) {
   const std::string& name = ledger_.Find(lease)->options.name;
-  const bool known = std::any_of(record.givers.begin(), record.givers.end(), [&](const auto& giver) { return giver.first == lease; });
+  const bool known =
+      std::any_of(record.givers.begin(), record.givers.end(), [&](const auto& giver) { return giver.first == lease; });
   if (record.record.giver.empty()) {
     record.record.giver = name;
   } else if (!known) {

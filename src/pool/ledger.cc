@@ -66,13 +66,15 @@ Status Ledger::Missing(LeaseId lease) const { return NotFound("lease {} is not o
 StatusOr<LeaseId> Ledger::OpenLease(ClientId client, const LeaseOptions& options) {
   if (options.guaranteed_pages < 0 || options.burst_pages < 1 || options.burst_pages < options.guaranteed_pages ||
       options.burst_pages > counts_.total) {
-    return InvalidArgument("lease '{}': {} pages guaranteed and a burst of {}; allowed: 0 <= guaranteed <= burst, 1 <= burst <= {}",
-                           options.name, options.guaranteed_pages, options.burst_pages, counts_.total);
+    return InvalidArgument(
+        "lease '{}': {} pages guaranteed and a burst of {}; allowed: 0 <= guaranteed <= burst, 1 <= burst <= {}", options.name,
+        options.guaranteed_pages, options.burst_pages, counts_.total);
   }
   if (options.guaranteed_pages > unpromised_pages()) {
-    return ResourceExhausted("lease '{}' asks for {} guaranteed pages; of {} pages {} are guaranteed to others and {} are held by "
-                             "pinned leases above their guarantees",
-                             options.name, options.guaranteed_pages, counts_.total, guaranteed_pages(), pinned_burst_pages());
+    return ResourceExhausted(
+        "lease '{}' asks for {} guaranteed pages; of {} pages {} are guaranteed to others and {} are held by "
+        "pinned leases above their guarantees",
+        options.name, options.guaranteed_pages, counts_.total, guaranteed_pages(), pinned_burst_pages());
   }
   const LeaseId id(next_lease_++);
   leases_[id] = {.options = options, .client = client};
@@ -133,7 +135,8 @@ Status Ledger::CheckGrow(LeaseId lease, const GrowOptions& options, int64_t rese
 }
 
 bool Ledger::PlanRuns(int64_t pages, int64_t min_run, Placement placement, std::vector<Extent>* runs) {
-  // Runs are taken out of the index while planning, so that the next search does not see them; the caller puts them back on failure.
+  // Runs are taken out of the index while planning, so that the next search does not see them; the caller puts them back on
+  // failure.
   int64_t left = pages;
   while (left > 0) {
     if (runs->size() == kMaxGrantRuns) return false;
@@ -188,8 +191,7 @@ StatusOr<Grant> Ledger::Grow(LeaseId lease, const GrowOptions& options, int64_t 
   TIDEPOOL_RETURN_IF_ERROR(CheckGrow(lease, options, reserved));
   LeaseRecord& record = leases_.find(lease)->second;
   std::vector<Extent> runs;
-  if (options.pages > available_.pages() ||
-      !PlanRuns(options.pages, options.min_run_pages, record.options.placement, &runs)) {
+  if (options.pages > available_.pages() || !PlanRuns(options.pages, options.min_run_pages, record.options.placement, &runs)) {
     for (const Extent& run : runs) available_.Add(run);
     return Unavailable("lease '{}' asks for {} pages in runs of at least {}; {} are available, the longest run has {}",
                        record.options.name, options.pages, options.min_run_pages, available_.pages(), available_.longest());

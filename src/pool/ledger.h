@@ -1,8 +1,9 @@
 // The page ledger of one device: who holds which page, what may be granted, what must be cleared first.
 //
-// A page goes FREE -> GRANTED -> RETURNING(fence) -> DIRTY -> FREE. RETURNING pages are given up, but somebody may still reach them until the
-// fence has passed. DIRTY pages belong to nobody and hold their last owner's bytes; FREE pages are zero. A grant may use both, and says
-// which of its pages must be cleared: DIRTY ones that another lease had, unless both leases carry the same non-empty trust label.
+// A page goes FREE -> GRANTED -> RETURNING(fence) -> DIRTY -> FREE. RETURNING pages are given up, but somebody may still reach
+// them until the fence has passed. DIRTY pages belong to nobody and hold their last owner's bytes; FREE pages are zero. A grant
+// may use both, and says which of its pages must be cleared: DIRTY ones that another lease had, unless both leases carry the same
+// non-empty trust label.
 //
 // Accounting: free + granted + returning + dirty == total after every transition, and a page has at most one owner.
 // Guarantees: pinned holdings above their guarantees never exceed total minus the sum of guarantees. So a lease always reaches

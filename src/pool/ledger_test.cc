@@ -124,11 +124,12 @@ TEST(Ledger, RefusesContradictoryRequests) {
   for (const LeaseOptions& options :
        {LeaseOptions{.guaranteed_pages = -1, .burst_pages = 2}, LeaseOptions{.guaranteed_pages = 3, .burst_pages = 2},
         LeaseOptions{.burst_pages = 0}, LeaseOptions{.burst_pages = 9}}) {
-    EXPECT_THAT(MessageOf(ledger.OpenLease(kClient, options).status()), HasSubstr("allowed: 0 <= guaranteed <= burst, 1 <= burst <= 8"));
+    EXPECT_THAT(MessageOf(ledger.OpenLease(kClient, options).status()),
+                HasSubstr("allowed: 0 <= guaranteed <= burst, 1 <= burst <= 8"));
   }
   const LeaseId lease = Open(ledger, {.burst_pages = 4});
-  for (const GrowOptions& options : {GrowOptions{.pages = 0}, GrowOptions{.pages = -2}, GrowOptions{.pages = 2, .min_run_pages = 3},
-                                     GrowOptions{.pages = 2, .min_run_pages = 0}}) {
+  for (const GrowOptions& options : {GrowOptions{.pages = 0}, GrowOptions{.pages = -2},
+                                     GrowOptions{.pages = 2, .min_run_pages = 3}, GrowOptions{.pages = 2, .min_run_pages = 0}}) {
     EXPECT_EQ(ledger.Grow(lease, options).status().code(), StatusCode::kInvalidArgument);
   }
   EXPECT_THAT(MessageOf(ledger.Grow(LeaseId(77), {.pages = 1}).status()), HasSubstr("lease 77 is not open"));
@@ -192,7 +193,8 @@ class LedgerSchedule {
         case 3: KillClient(); break;
         case 4: PassOneFence(); break;
         case 5: ZeroOne(); break;
-        case 6: case 7: ReturnSome(); break;
+        case 6:
+        case 7: ReturnSome(); break;
         default: GrowOne(); break;
       }
       if (testing::Test::HasFatalFailure()) return;
@@ -209,7 +211,8 @@ class LedgerSchedule {
   }
   ModelPage& At(PageIndex page) { return pages_[static_cast<size_t>(page)]; }
   int64_t Held(LeaseId lease) const {
-    return std::count_if(pages_.begin(), pages_.end(), [&](const ModelPage& page) { return page.owner == lease && lease != LeaseId(); });
+    return std::count_if(pages_.begin(), pages_.end(),
+                         [&](const ModelPage& page) { return page.owner == lease && lease != LeaseId(); });
   }
   int64_t Unpromised() const {
     int64_t left = total_;
@@ -435,7 +438,8 @@ TEST(Ledger, MatchesAModelUnderRandomSchedules) {
 }
 
 TEST(FitPolicy, IsReadFromItsName) {
-  for (const FitPolicy fit : {FitPolicy::kFirstFit, FitPolicy::kBestFit, FitPolicy::kNextFit}) EXPECT_EQ(*ParseFitPolicy(Name(fit)), fit);
+  for (const FitPolicy fit : {FitPolicy::kFirstFit, FitPolicy::kBestFit, FitPolicy::kNextFit})
+    EXPECT_EQ(*ParseFitPolicy(Name(fit)), fit);
   EXPECT_THAT(MessageOf(ParseFitPolicy("worst-fit").status()),
               HasSubstr("fit policy 'worst-fit' is unknown; allowed: first-fit, best-fit, next-fit"));
 }

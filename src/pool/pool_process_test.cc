@@ -1,4 +1,5 @@
 // Processes that die or hang at awkward moments, beside a broker that has to go on.
+#include <absl/synchronization/notification.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -9,8 +10,6 @@
 
 #include <cstring>
 #include <filesystem>
-
-#include <absl/synchronization/notification.h>
 
 #include "base/process.h"
 #include "pool/broker.h"
@@ -195,7 +194,8 @@ TEST_F(PoolProcess, WaitingRequestGoesOnWhenTheHolderIsKilledDuringItsRevoke) {
   StartBroker();
   AttachSelf();
   for (const char* behaviour : {"hang", "half"}) {
-    Child holder({"client", path_, "attach", std::string("on-revoke:") + behaviour, "reclaimable:0:32", "grow:32", "fill:171", "wait"});
+    Child holder(
+        {"client", path_, "attach", std::string("on-revoke:") + behaviour, "reclaimable:0:32", "grow:32", "fill:171", "wait"});
     holder.Expect("wait");
     absl::Notification done;
     StatusOr<std::vector<Extent>> extents;
@@ -296,7 +296,8 @@ TEST_F(PoolProcess, InheritedConnectionBelongsToTheChildThatUsesIt) {
   Child child({"client", "fd:3", "attach", "pinned:0:32", "grow:32", "wait"}, std::move(*socket));
   child.Expect("wait");
   bool found = false;
-  for (const LeaseStats& lease : broker_->Stats().leases) found |= lease.name == "test" && lease.pid != ::getpid() && lease.pid > 0;
+  for (const LeaseStats& lease : broker_->Stats().leases)
+    found |= lease.name == "test" && lease.pid != ::getpid() && lease.pid > 0;
   EXPECT_TRUE(found) << "the broker knows the child, not the process that made the connection";
   child.Kill();
   EverythingComesBack();

@@ -5,6 +5,7 @@
 //
 // Steps: attach, on-revoke:ignore|comply|hang|half, pinned:GUARANTEED:BURST, reclaimable:GUARANTEED:BURST, label:TEXT (of later
 // leases), grow:PAGES, grow-async:PAGES, fill:BYTE, expect:BYTE, return:PAGES, shutdown, exit, wait.
+#include <absl/synchronization/mutex.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,8 +15,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <absl/synchronization/mutex.h>
 
 #include "pool/broker.h"
 #include "pool/client.h"
@@ -64,12 +63,13 @@ class TestClient {
     if (verb == "on-revoke") return OnRevoke(words.at(1));
     if (verb == "label") return label_ = words.at(1), Status();
     if (verb == "pinned" || verb == "reclaimable") {
-      TIDEPOOL_ASSIGN_OR_RETURN(lease_, client_->OpenLease({.name = "test",
-                                                            .lease_class = verb == "pinned" ? LeaseClass::kPinned : LeaseClass::kReclaimable,
-                                                            .guaranteed_pages = number(1),
-                                                            .burst_pages = number(2),
-                                                            .trust_label = label_},
-                                                           Late()));
+      TIDEPOOL_ASSIGN_OR_RETURN(
+          lease_, client_->OpenLease({.name = "test",
+                                      .lease_class = verb == "pinned" ? LeaseClass::kPinned : LeaseClass::kReclaimable,
+                                      .guaranteed_pages = number(1),
+                                      .burst_pages = number(2),
+                                      .trust_label = label_},
+                                     Late()));
       return {};
     }
     if (verb == "grow") return Grow(number(1));
@@ -77,7 +77,11 @@ class TestClient {
       background_ = std::thread([this, pages = number(1)] { Say("grow-async: " + ToString(Grow(pages))); });
       return {};
     }
-    if (verb == "fill") return ForEachByte([&](std::byte* page) { std::memset(page, static_cast<int>(number(1)), kPage); return true; });
+    if (verb == "fill")
+      return ForEachByte([&](std::byte* page) {
+        std::memset(page, static_cast<int>(number(1)), kPage);
+        return true;
+      });
     if (verb == "expect") {
       return ForEachByte([&](const std::byte* page) {
         for (int64_t i = 0; i < kPage; ++i) {

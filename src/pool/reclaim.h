@@ -5,8 +5,8 @@
 //   - a demand that the reserve covers leaves the budget as it is;
 //   - a demand that it does not cover shrinks the budget so far that the whole reserve is free again afterwards;
 //   - the budget grows only when more than the reserve is free.
-// (Source of the idea: the reallocation watermark of Sirius, USENIX ATC'25: one reclaim reaches a stable point instead of many small
-// ones chasing the load.) The budget is dealt out max-min fairly above the guarantees of the reclaimable leases.
+// (Source of the idea: the reallocation watermark of Sirius, USENIX ATC'25: one reclaim reaches a stable point instead of many
+// small ones chasing the load.) The budget is dealt out max-min fairly above the guarantees of the reclaimable leases.
 //
 // Pure: no threads, no time. Thread-compatible.
 #pragma once
@@ -31,9 +31,9 @@ struct ReclaimableLease {
 };
 
 struct ReclaimView {
-  int64_t pinned_pages = 0;  // over pinned leases: the larger of held and guaranteed
-  int64_t demand_pages = 0;  // what waiting demands of pinned leases need beyond that
-  bool paused = false;       // every reclaimable lease goes down to its guarantee
+  int64_t pinned_pages = 0;              // over pinned leases: the larger of held and guaranteed
+  int64_t demand_pages = 0;              // what waiting demands of pinned leases need beyond that
+  bool paused = false;                   // every reclaimable lease goes down to its guarantee
   std::vector<ReclaimableLease> leases;  // in order of id
 };
 

@@ -94,9 +94,7 @@ Extent RunIndex::Find(int32_t count, FitPolicy fit, Placement placement) {
   const bool low = placement == Placement::kLow;
   PageIndex start = -1;
   switch (fit) {
-    case FitPolicy::kFirstFit:
-      start = low ? FirstFrom(0, count) : LastBefore(leaves_, count);
-      break;
+    case FitPolicy::kFirstFit: start = low ? FirstFrom(0, count) : LastBefore(leaves_, count); break;
     case FitPolicy::kNextFit:
       start = low ? FirstFrom(next_low_, count) : LastBefore(next_high_, count);
       if (start < 0) start = low ? FirstFrom(0, count) : LastBefore(leaves_, count);

@@ -25,7 +25,8 @@ class RunIndex {
   int32_t longest() const { return by_length_.empty() ? 0 : by_length_.rbegin()->first; }
   const std::map<PageIndex, int32_t>& runs() const { return by_address_; }
 
-  // The place for `count` pages in one run: the part of the chosen run at its low or high end. An empty extent if no run is long enough.
+  // The place for `count` pages in one run: the part of the chosen run at its low or high end. An empty extent if no run is long
+  // enough.
   Extent Find(int32_t count, FitPolicy fit, Placement placement);
   // The longest run, or an empty extent. Of several the one nearest to the side of `placement`.
   Extent Longest(Placement placement) const;

@@ -1,8 +1,8 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
-
-#include <fmt/format.h>
 
 #include "report/plot.h"
 
@@ -61,10 +61,8 @@ std::vector<double> LogTicks(double low, double high, int most) {
 Scale ScaleFor(double magnitude, Unit unit) {
   const double size = std::fabs(magnitude);
   switch (unit) {
-    case Unit::kNumber:
-      return {};
-    case Unit::kPercent:
-      return {.divisor = 0.01, .suffix = "%"};
+    case Unit::kNumber: return {};
+    case Unit::kPercent: return {.divisor = 0.01, .suffix = "%"};
     case Unit::kSeconds:
       if (size >= 1 || size == 0) return {.divisor = 1, .suffix = "s"};
       if (size >= 1e-3) return {.divisor = 1e-3, .suffix = "ms"};

@@ -1,9 +1,10 @@
 #include "report/canvas.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "report/html.h"
@@ -74,7 +75,11 @@ Canvas::Line Canvas::Resolve(const Axis& axis, Range range, bool zero_based) {
 }
 
 Canvas::Canvas(const PlotOptions& options, Range x, Range y, bool zero_based)
-    : options_(options), left_(options.width > 800 ? kLeft + 12 : kLeft), right_(options.width - kRight), top_(kTop), bottom_(options.height - kBottom) {
+    : options_(options),
+      left_(options.width > 800 ? kLeft + 12 : kLeft),
+      right_(options.width - kRight),
+      top_(kTop),
+      bottom_(options.height - kBottom) {
   for (const Mark& mark : options.marks) y.Add(mark.value);
   // Head room, so that a curve does not stick to the frame; not where the caller fixed the end.
   if (!options.y.log && !y.empty && y.high > 0) y.high *= 1.04;
@@ -103,10 +108,15 @@ void Canvas::AddLegend(const std::string& name, int color) {
 
 void Canvas::SetHover(const std::vector<Series>& series, bool skip_zeros) {
   const auto axis = [](const Line& line, const Scale& scale, const std::string& label) {
-    return nlohmann::json{{"a", line.low}, {"b", line.high}, {"g", line.log}, {"d", scale.divisor}, {"u", scale.suffix}, {"n", label}};
+    return nlohmann::json{{"a", line.low},      {"b", line.high},    {"g", line.log},
+                          {"d", scale.divisor}, {"u", scale.suffix}, {"n", label}};
   };
-  nlohmann::json data = {{"w", options_.width}, {"l", left_},     {"r", right_},
-                         {"x", axis(x_, x_scale_, options_.x.label)}, {"y", axis(y_, y_scale_, "")}, {"k", skip_zeros},
+  nlohmann::json data = {{"w", options_.width},
+                         {"l", left_},
+                         {"r", right_},
+                         {"x", axis(x_, x_scale_, options_.x.label)},
+                         {"y", axis(y_, y_scale_, "")},
+                         {"k", skip_zeros},
                          {"s", nlohmann::json::array()}};
   for (const Series& one : series) {
     data["s"].push_back({{"n", one.name}, {"c", one.color}, {"x", Numbers(one.x)}, {"y", Numbers(one.y)}});
@@ -116,22 +126,25 @@ void Canvas::SetHover(const std::vector<Series>& series, bool skip_zeros) {
 
 std::string Canvas::DrawAxes() const {
   std::string svg;
-  const auto y_ticks = y_.log ? LogTicks(std::pow(10, y_.low), std::pow(10, y_.high), kYTicks + 2)
-                              : LinearTicks(y_.low / (options_.y.unit == Unit::kBytes ? 1 : y_scale_.divisor),
-                                            y_.high / (options_.y.unit == Unit::kBytes ? 1 : y_scale_.divisor), kYTicks, options_.y.unit);
+  const auto y_ticks =
+      y_.log ? LogTicks(std::pow(10, y_.low), std::pow(10, y_.high), kYTicks + 2)
+             : LinearTicks(y_.low / (options_.y.unit == Unit::kBytes ? 1 : y_scale_.divisor),
+                           y_.high / (options_.y.unit == Unit::kBytes ? 1 : y_scale_.divisor), kYTicks, options_.y.unit);
   for (const double tick : y_ticks) {
     const double value = y_.log || options_.y.unit == Unit::kBytes ? tick : tick * y_scale_.divisor;
     const double y = Y(value);
-    svg += fmt::format("<path class=\"g\" d=\"M{:.1f} {:.1f}H{:.1f}\"/><text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>",
-                       left_, y, right_, left_ - 6, y + 4, EscapeHtml(FormatNumber(value / y_scale_.divisor)));
+    svg += fmt::format(
+        "<path class=\"g\" d=\"M{:.1f} {:.1f}H{:.1f}\"/><text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>", left_, y,
+        right_, left_ - 6, y + 4, EscapeHtml(FormatNumber(value / y_scale_.divisor)));
   }
   if (categories_.empty()) {
     const auto x_ticks = x_.log ? LogTicks(std::pow(10, x_.low), std::pow(10, x_.high), kXTicks)
                                 : LinearTicks(x_.low / x_scale_.divisor, x_.high / x_scale_.divisor, kXTicks, Unit::kNumber);
     for (const double tick : x_ticks) {
       const double value = x_.log ? tick : tick * x_scale_.divisor;
-      svg += fmt::format("<path class=\"ax\" d=\"M{0:.1f} {1:.1f}v4\"/><text x=\"{0:.1f}\" y=\"{2:.1f}\" text-anchor=\"middle\">{3}</text>",
-                         X(value), bottom_, bottom_ + 17, EscapeHtml(FormatNumber(value / x_scale_.divisor)));
+      svg += fmt::format(
+          "<path class=\"ax\" d=\"M{0:.1f} {1:.1f}v4\"/><text x=\"{0:.1f}\" y=\"{2:.1f}\" text-anchor=\"middle\">{3}</text>",
+          X(value), bottom_, bottom_ + 17, EscapeHtml(FormatNumber(value / x_scale_.divisor)));
     }
   } else {
     // A label needs about 11 units per letter on a phone.
@@ -140,15 +153,15 @@ std::string Canvas::DrawAxes() const {
     const double width = (right_ - left_) / static_cast<double>(categories_.size());
     const size_t every = std::max<size_t>(1, static_cast<size_t>(std::ceil(static_cast<double>(longest + 1) * 11.0 / width)));
     for (size_t i = 0; i < categories_.size(); i += every) {
-      svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>", left_ + (static_cast<double>(i) + 0.5) * width,
-                         bottom_ + 17, EscapeHtml(categories_[i]));
+      svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>",
+                         left_ + (static_cast<double>(i) + 0.5) * width, bottom_ + 17, EscapeHtml(categories_[i]));
     }
   }
   svg += fmt::format("<path class=\"ax\" d=\"M{:.1f} {:.1f}H{:.1f}\"/>", left_, bottom_, right_);
   svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>", (left_ + right_) / 2, options_.height - 6,
                      EscapeHtml(AxisLabel(options_.x, x_scale_)));
-  svg += fmt::format("<text transform=\"translate(13 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>", (top_ + bottom_) / 2,
-                     EscapeHtml(AxisLabel(options_.y, y_scale_)));
+  svg += fmt::format("<text transform=\"translate(13 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+                     (top_ + bottom_) / 2, EscapeHtml(AxisLabel(options_.y, y_scale_)));
   return svg;
 }
 
@@ -157,8 +170,10 @@ std::string Canvas::DrawMarks() const {
   for (const Mark& mark : options_.marks) {
     if (!std::isfinite(mark.value) || (y_.log && mark.value <= 0)) continue;
     const double y = Y(mark.value);
-    svg += fmt::format("<path class=\"m\" d=\"M{:.1f} {:.1f}H{:.1f}\"/><text class=\"mt\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>",
-                       left_, y, right_, right_ - 2, y < top_ + 16 ? y + 14 : y - 5, EscapeHtml(mark.name));
+    svg += fmt::format(
+        "<path class=\"m\" d=\"M{:.1f} {:.1f}H{:.1f}\"/><text class=\"mt\" x=\"{:.1f}\" y=\"{:.1f}\" "
+        "text-anchor=\"end\">{}</text>",
+        left_, y, right_, right_ - 2, y < top_ + 16 ? y + 14 : y - 5, EscapeHtml(mark.name));
   }
   return svg;
 }
@@ -170,10 +185,11 @@ std::string Canvas::Finish() const {
   if (!legend_.empty()) caption += fmt::format("<div class=\"legend\">{}</div>", legend_);
   return fmt::format(
       "<figure class=\"plot\">{}<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"{}>{}{}{}"
-      "<path class=\"ax\" d=\"M{:.1f} {:.1f}H{:.1f}\"/><line class=\"cur\" x1=\"0\" x2=\"0\" y1=\"{:.1f}\" y2=\"{:.1f}\"/></svg></figure>",
+      "<path class=\"ax\" d=\"M{:.1f} {:.1f}H{:.1f}\"/><line class=\"cur\" x1=\"0\" x2=\"0\" y1=\"{:.1f}\" "
+      "y2=\"{:.1f}\"/></svg></figure>",
       caption, options_.width, options_.height, EscapeHtml(options_.title),
-      hover_.empty() ? "" : fmt::format(" data-hover=\"{}\"", EscapeHtml(hover_)), DrawAxes(), content_, DrawMarks(), left_, bottom_,
-      right_, top_, bottom_);
+      hover_.empty() ? "" : fmt::format(" data-hover=\"{}\"", EscapeHtml(hover_)), DrawAxes(), content_, DrawMarks(), left_,
+      bottom_, right_, top_, bottom_);
 }
 
 std::vector<size_t> Thin(const std::vector<double>& y, size_t most) {

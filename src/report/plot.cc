@@ -1,9 +1,9 @@
 #include "report/plot.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
-
-#include <fmt/format.h>
 
 #include "report/canvas.h"
 #include "report/html.h"
@@ -15,7 +15,7 @@ using internal::Canvas;
 using internal::Range;
 using internal::Thin;
 
-constexpr size_t kMaxPoints = 600;   // of a line
+constexpr size_t kMaxPoints = 600;  // of a line
 constexpr size_t kMaxDots = 4000;
 constexpr size_t kMaxBars = 260;
 constexpr int kColors = 10;
@@ -85,7 +85,8 @@ std::string LinePlot(const std::vector<Series>& series, const PlotOptions& optio
   for (const Series& one : drawn) {
     const std::string path = one.dots ? Dots(canvas, one) : LinePath(canvas, one);
     if (!path.empty()) {
-      canvas.Add(fmt::format("<path class=\"{} c{}{}\" d=\"{}\"/>", one.dots ? "d" : "l", one.color, one.dashed ? " dash" : "", path));
+      canvas.Add(
+          fmt::format("<path class=\"{} c{}{}\" d=\"{}\"/>", one.dots ? "d" : "l", one.color, one.dashed ? " dash" : "", path));
     }
     if (drawn.size() > 1 || !one.name.empty()) canvas.AddLegend(one.name, one.color);
   }
@@ -138,7 +139,8 @@ std::string StackedAreaPlot(const std::vector<double>& x, const std::vector<Seri
   return canvas.Finish();
 }
 
-std::string StackedBarPlot(const std::vector<std::string>& categories, const std::vector<BarPart>& parts, const PlotOptions& options) {
+std::string StackedBarPlot(const std::vector<std::string>& categories, const std::vector<BarPart>& parts,
+                           const PlotOptions& options) {
   const auto value_at = [](const BarPart& part, size_t i) {
     return i < part.values.size() && std::isfinite(part.values[i]) ? std::max(0.0, part.values[i]) : 0.0;
   };
@@ -155,7 +157,8 @@ std::string StackedBarPlot(const std::vector<std::string>& categories, const std
   }
   PlotOptions adjusted = options;
   if (groups < categories.size()) {
-    adjusted.note += fmt::format("{}{} of {} shown: the longest of each run", adjusted.note.empty() ? "" : "; ", groups, categories.size());
+    adjusted.note +=
+        fmt::format("{}{} of {} shown: the longest of each run", adjusted.note.empty() ? "" : "; ", groups, categories.size());
   }
   Range y;
   y.Add(0);
@@ -173,7 +176,8 @@ std::string StackedBarPlot(const std::vector<std::string>& categories, const std
     double base = 0;
     std::string title = categories[shown[k]];
     for (const BarPart& part : parts) {
-      if (value_at(part, shown[k]) > 0) title += fmt::format("\n{} {}", part.name, FormatValue(value_at(part, shown[k]), options.y.unit));
+      if (value_at(part, shown[k]) > 0)
+        title += fmt::format("\n{} {}", part.name, FormatValue(value_at(part, shown[k]), options.y.unit));
     }
     std::string bar;
     for (size_t p = 0; p < parts.size(); ++p) {
@@ -217,11 +221,13 @@ std::string Histogram(const std::vector<double>& values, int bins, const PlotOpt
   for (size_t bin = 0; bin < counts.size(); ++bin) {
     if (counts[bin] == 0) continue;
     const auto value_of = [&](double edge) { return log ? std::pow(10, edge) : edge; };
-    const double from = value_of(low + width * static_cast<double>(bin)), to = value_of(low + width * static_cast<double>(bin + 1));
+    const double from = value_of(low + width * static_cast<double>(bin)),
+                 to = value_of(low + width * static_cast<double>(bin + 1));
     const double left = canvas.X(from), right = std::min(canvas.X(to), canvas.right()), top = canvas.Y(counts[bin]);
-    canvas.Add(fmt::format("<g><title>{} to {}: {}</title><rect class=\"a c0\" x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\"/></g>",
-                           FormatValue(from, options.x.unit), FormatValue(to, options.x.unit), counts[bin], left + 0.5, top,
-                           std::max(0.5, right - left - 1), canvas.bottom() - top));
+    canvas.Add(fmt::format(
+        "<g><title>{} to {}: {}</title><rect class=\"a c0\" x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\"/></g>",
+        FormatValue(from, options.x.unit), FormatValue(to, options.x.unit), counts[bin], left + 0.5, top,
+        std::max(0.5, right - left - 1), canvas.bottom() - top));
   }
   return canvas.Finish();
 }

@@ -1,5 +1,5 @@
-// Plots as inline SVG, made without any script or outside resource. Each function returns one <figure> that html.h puts on a page;
-// colours come from the page's style sheet (classes c0 ... c9), so that one plot serves light and dark.
+// Plots as inline SVG, made without any script or outside resource. Each function returns one <figure> that html.h puts on a
+// page; colours come from the page's style sheet (classes c0 ... c9), so that one plot serves light and dark.
 //
 // Values that are not finite are gaps. All text is escaped. Long series are thinned to what the width can show, keeping extremes.
 #pragma once
@@ -69,7 +69,8 @@ std::string StackedBarPlot(const std::vector<std::string>& categories, const std
 // Counts of `values` in `bins` equal (log axis: equally ratioed) intervals of options.x.
 std::string Histogram(const std::vector<double>& values, int bins, const PlotOptions& options);
 
-// Ticks of a linear axis over [low, high]: steps of 1, 2 or 5 times a power of ten (powers of two for bytes), at most `most` + 1 of them.
+// Ticks of a linear axis over [low, high]: steps of 1, 2 or 5 times a power of ten (powers of two for bytes), at most `most` + 1
+// of them.
 std::vector<double> LinearTicks(double low, double high, int most, Unit unit);
 // Powers of ten, and 2 and 5 times them while there are at most `most`.
 std::vector<double> LogTicks(double low, double high, int most);

@@ -1,10 +1,10 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <filesystem>
 #include <limits>
 #include <string>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "base/fd.h"
 #include "report/canvas.h"
@@ -79,9 +79,12 @@ TEST(Escape, LeavesNoMarkupAndNoBrokenText) {
 }
 
 TEST(LinePlot, DrawsOnePathPerSeriesWithLegendAxesAndMarks) {
-  const std::string plot = LinePlot({{.name = "p50", .x = {0, 1, 2}, .y = {0.001, 0.002, 0.003}}, {.name = "p99", .x = {0, 1, 2}, .y = {0.01, 0.02, 0.03}}},
-                                    {.title = "Latency", .x = {.label = "time", .unit = Unit::kSeconds}, .y = {.label = "latency", .unit = Unit::kSeconds},
-                                     .marks = {{"SLO", 0.025}}});
+  const std::string plot = LinePlot(
+      {{.name = "p50", .x = {0, 1, 2}, .y = {0.001, 0.002, 0.003}}, {.name = "p99", .x = {0, 1, 2}, .y = {0.01, 0.02, 0.03}}},
+      {.title = "Latency",
+       .x = {.label = "time", .unit = Unit::kSeconds},
+       .y = {.label = "latency", .unit = Unit::kSeconds},
+       .marks = {{"SLO", 0.025}}});
   EXPECT_EQ(Count(plot, "<path class=\"l c"), 2u);
   EXPECT_THAT(plot, HasSubstr("latency (ms)"));
   EXPECT_THAT(plot, HasSubstr("time (s)"));
@@ -99,16 +102,18 @@ TEST(LinePlot, LeavesAGapWhereAValueIsNotFinite) {
 
 TEST(LinePlot, EscapesTitlesNamesAndHoverData) {
   const std::string evil = "</svg><script>alert(\"1\")</script>";
-  const std::string plot = LinePlot({{.name = evil, .x = {0, 1}, .y = {0, 1}}},
-                                    {.title = evil, .note = evil, .x = {.label = evil}, .y = {.label = evil}, .marks = {{evil, 1}}});
+  const std::string plot =
+      LinePlot({{.name = evil, .x = {0, 1}, .y = {0, 1}}},
+               {.title = evil, .note = evil, .x = {.label = evil}, .y = {.label = evil}, .marks = {{evil, 1}}});
   EXPECT_THAT(plot, Not(HasSubstr("<script")));
   EXPECT_EQ(Count(plot, "</svg>"), 1u);
 }
 
 TEST(Plots, StandEmptyInput) {
-  for (const std::string& plot : {LinePlot({}, {.title = "t"}), LinePlot({{.name = "a"}}, {.title = "t", .y = {.log = true}}),
-                                  StackedAreaPlot({}, {}, {.title = "t"}), StackedBarPlot({}, {}, {.title = "t"}),
-                                  Histogram({}, 10, {.title = "t"}), Histogram({kNan, -1, 0}, 10, {.title = "t", .x = {.log = true}})}) {
+  for (const std::string& plot :
+       {LinePlot({}, {.title = "t"}), LinePlot({{.name = "a"}}, {.title = "t", .y = {.log = true}}),
+        StackedAreaPlot({}, {}, {.title = "t"}), StackedBarPlot({}, {}, {.title = "t"}), Histogram({}, 10, {.title = "t"}),
+        Histogram({kNan, -1, 0}, 10, {.title = "t", .x = {.log = true}})}) {
     EXPECT_THAT(plot, HasSubstr("</svg></figure>"));
     EXPECT_THAT(plot, Not(HasSubstr("nan")));
     EXPECT_THAT(plot, Not(HasSubstr("inf")));
@@ -160,7 +165,8 @@ TEST(Page, HoldsEverythingInOneFileWithoutOutsideResources) {
   page.AddFigures({{.value = "99 %", .label = "SLO"}});
   page.AddHeading("Memory");
   page.AddPlot(LinePlot({{.name = "x", .x = {0, 1}, .y = {0, 1}}}, {.title = "t"}));
-  page.AddTable({.columns = {"mode", "samples/s"}, .rows = {{{.text = "<b>"}, {.text = "12", .number = true, .strong = true}}, {{.text = "short"}}}});
+  page.AddTable({.columns = {"mode", "samples/s"},
+                 .rows = {{{.text = "<b>"}, {.text = "12", .number = true, .strong = true}}, {{.text = "short"}}}});
   page.AddDetails("Options", "a <= b");
   const std::string html = page.Render();
   EXPECT_THAT(html, HasSubstr("<title>Demo &lt;1&gt;</title>"));
@@ -179,7 +185,8 @@ TEST(Page, NamesThePathItCannotWrite) {
 
 TEST(Standalone, HoldsEachPlotWithItsTitleAndLegend) {
   const std::vector<Series> series = {{.name = "a<b", .x = {0, 1}, .y = {1, 2}}, {.name = "other", .x = {0, 1}, .y = {2, 1}}};
-  const std::string svg = StandaloneSvg({LinePlot(series, {.title = "one & two", .note = "below"}), LinePlot(series, {.title = "second"})});
+  const std::string svg =
+      StandaloneSvg({LinePlot(series, {.title = "one & two", .note = "below"}), LinePlot(series, {.title = "second"})});
   EXPECT_THAT(svg, ::testing::StartsWith("<svg xmlns=\"http://www.w3.org/2000/svg\""));
   for (const char* part : {"one &amp; two", ">below<", ">second<", ">a&lt;b<", ">other<", "class=\"f1\"", "class=\"l c1\""}) {
     EXPECT_THAT(svg, HasSubstr(part)) << part;

@@ -94,7 +94,8 @@ TEST_F(ResidencyTest, NothingComesBackAheadThatAUserUnloadedThatNobodyAskedForOr
   EXPECT_FALSE(residency_->Decide({.now = At(1'200), .available_pages = 100}).load.has_value());
 }
 
-// A load that fails although the pages are there by count (they lie too scattered) costs one model before each further try, not all.
+// A load that fails although the pages are there by count (they lie too scattered) costs one model before each further try, not
+// all.
 TEST_F(ResidencyTest, AFailedLoadEvictsOneModelAndIsTriedAgain) {
   Resident(kA, 0, 10);
   Resident(kB, 0, 1);

@@ -416,8 +416,8 @@ TEST_F(ServerTest, EvictsIdleModelsForTrainingAndTrimsItsWorkspace) {
   ASSERT_TRUE(trainer.ok());
   const absl::Time limit = Clock::Real()->Now() + absl::Seconds(10);
   const int64_t pages = broker_->Stats().total;
-  auto lease = (*trainer)->OpenLease(
-      {.name = "train", .lease_class = pool::LeaseClass::kReclaimable, .burst_pages = pages}, limit);
+  auto lease =
+      (*trainer)->OpenLease({.name = "train", .lease_class = pool::LeaseClass::kReclaimable, .burst_pages = pages}, limit);
   ASSERT_TRUE(lease.ok()) << ToString(lease.status());
   ASSERT_TRUE((*trainer)->SetPreferred(*lease, pages, limit).ok());
   EXPECT_TRUE(Eventually([&] { return broker_->Stats().granted == 0; }));

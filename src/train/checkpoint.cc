@@ -46,7 +46,8 @@ std::string ToJson(const CheckpointManifest& m) {
 StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& json) {
   const Json object = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return InvalidArgument("the manifest is no JSON object");
-  if (object.value("format", Json()) != kFormat) return InvalidArgument("format {}; allowed: \"{}\"", object.value("format", Json()).dump(), kFormat);
+  if (object.value("format", Json()) != kFormat)
+    return InvalidArgument("format {}; allowed: \"{}\"", object.value("format", Json()).dump(), kFormat);
   if (object.value("version", Json()) != kVersion) {
     return InvalidArgument("version {}; this program reads version {}", object.value("version", Json()).dump(), kVersion);
   }
@@ -80,7 +81,8 @@ StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& json) {
   number("position", &m.position);
   number("journal_bytes", &m.journal_bytes);
   const auto [end, error] = std::from_chars(seed.data(), seed.data() + seed.size(), m.seed, 16);
-  if (seed.size() != 16 || error != std::errc() || end != seed.data() + seed.size()) faults.push_back("key 'seed' is not 16 hexadecimal digits");
+  if (seed.size() != 16 || error != std::errc() || end != seed.data() + seed.size())
+    faults.push_back("key 'seed' is not 16 hexadecimal digits");
   // The name is used inside the directory only.
   if (faults.empty() && (!IsStateFile(m.state_file) || m.state_file.find('/') != std::string::npos)) {
     faults.push_back(fmt::format("key 'state_file' is '{}'; allowed: state-<step>.safetensors", m.state_file));
@@ -100,7 +102,8 @@ Status CheckpointManifest::CheckFits(const CheckpointManifest& run, const std::s
   compare("global_batch", global_batch, run.global_batch);
   compare("the size of the data set", dataset_size, run.dataset_size);
   if (faults.empty()) return {};
-  return FailedPrecondition("the checkpoint in '{}' does not fit: {}; use another directory to start afresh", directory, fmt::join(faults, "; "));
+  return FailedPrecondition("the checkpoint in '{}' does not fit: {}; use another directory to start afresh", directory,
+                            fmt::join(faults, "; "));
 }
 
 Status SaveCheckpoint(const std::string& directory, CheckpointManifest manifest, std::span<const model::TensorToWrite> state) {
@@ -108,7 +111,8 @@ Status SaveCheckpoint(const std::string& directory, CheckpointManifest manifest,
   fs::create_directories(directory, error);
   if (error) return ErrnoError(error.value(), fmt::format("creating the checkpoint directory '{}'", directory));
   manifest.state_file = fmt::format("state-{:012}.safetensors", manifest.step);
-  TIDEPOOL_RETURN_IF_ERROR(model::WriteSafetensors(PathIn(directory, manifest.state_file), state, {{kStepKey, fmt::format("{}", manifest.step)}}));
+  TIDEPOOL_RETURN_IF_ERROR(
+      model::WriteSafetensors(PathIn(directory, manifest.state_file), state, {{kStepKey, fmt::format("{}", manifest.step)}}));
   TIDEPOOL_RETURN_IF_ERROR(WriteFileAtomically(PathIn(directory, kManifest), ToJson(manifest) + "\n"));
   // What is left of older checkpoints, also of one that was cut off before its manifest.
   fs::directory_iterator entry(directory, error);
@@ -136,7 +140,8 @@ Status LoadCheckpoint(const std::string& directory, const CheckpointManifest& ma
   const auto& metadata = file->header().metadata;
   const auto step = metadata.find(kStepKey);
   if (step == metadata.end() || step->second != fmt::format("{}", manifest.step)) {
-    return DataLoss("{}: it is of step {}, the manifest of step {}", path, step == metadata.end() ? "?" : step->second, manifest.step);
+    return DataLoss("{}: it is of step {}, the manifest of step {}", path, step == metadata.end() ? "?" : step->second,
+                    manifest.step);
   }
   std::vector<std::string> faults;
   std::set<std::string> wanted;
@@ -148,7 +153,8 @@ Status LoadCheckpoint(const std::string& directory, const CheckpointManifest& ma
       faults.push_back(fmt::format("'{}' is missing", tensor.name));
     } else if ((*entry)->dtype != tensor.dtype || (*entry)->shape != tensor.shape) {
       faults.push_back(fmt::format("'{}' is {} [{}], needed: {} [{}]", tensor.name, SafetensorsName((*entry)->dtype),
-                                   fmt::join((*entry)->shape, ", "), SafetensorsName(tensor.dtype), fmt::join(tensor.shape, ", ")));
+                                   fmt::join((*entry)->shape, ", "), SafetensorsName(tensor.dtype),
+                                   fmt::join(tensor.shape, ", ")));
     } else {
       entries.push_back(*entry);
     }

@@ -1,5 +1,5 @@
-// A job's state at the end of a global batch, on disk: manifest.json (written last, by rename) names the safetensors file that holds
-// parameters, buffers and optimizer state. A directory holds the old checkpoint or the new one, whenever the process dies.
+// A job's state at the end of a global batch, on disk: manifest.json (written last, by rename) names the safetensors file that
+// holds parameters, buffers and optimizer state. A directory holds the old checkpoint or the new one, whenever the process dies.
 #pragma once
 
 #include <cstdint>

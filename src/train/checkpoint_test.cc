@@ -10,8 +10,15 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const CheckpointManifest kManifest{.model = "resnet:depth=18", .optimizer = "sgd", .seed = 0xfedcba9876543210u, .global_batch = 8,
-                                   .dataset_size = 20, .step = 5, .epoch = 2, .position = 40, .journal_bytes = 99};
+const CheckpointManifest kManifest{.model = "resnet:depth=18",
+                                   .optimizer = "sgd",
+                                   .seed = 0xfedcba9876543210u,
+                                   .global_batch = 8,
+                                   .dataset_size = 20,
+                                   .step = 5,
+                                   .epoch = 2,
+                                   .position = 40,
+                                   .journal_bytes = 99};
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -20,7 +27,8 @@ class CheckpointTest : public ::testing::Test {
     return SaveCheckpoint(directory(), std::move(manifest), {&tensor, 1});
   }
   Status Load(const CheckpointManifest& manifest, const std::string& name, std::vector<int64_t> shape) {
-    const TensorToLoad tensor{.name = name, .dtype = DType::kF32, .shape = std::move(shape), .data = std::as_writable_bytes(std::span(loaded_))};
+    const TensorToLoad tensor{
+        .name = name, .dtype = DType::kF32, .shape = std::move(shape), .data = std::as_writable_bytes(std::span(loaded_))};
     return LoadCheckpoint(directory(), manifest, {&tensor, 1});
   }
   std::string directory() const { return folder_ / "checkpoint"; }
@@ -80,7 +88,8 @@ TEST_F(CheckpointTest, NamesWhatDiffersFromTheRun) {
   run.dataset_size = 21;
   const Status status = kManifest.CheckFits(run, "dir");
   EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
-  EXPECT_THAT(MessageOf(status), HasSubstr("optimizer is sgd in the checkpoint and adamw in this run; the size of the data set is 20"));
+  EXPECT_THAT(MessageOf(status),
+              HasSubstr("optimizer is sgd in the checkpoint and adamw in this run; the size of the data set is 20"));
   EXPECT_TRUE(kManifest.CheckFits(kManifest, "dir").ok());
 }
 

@@ -43,7 +43,8 @@ std::set<int> ThreadsOfThisProcess() {
 CpuYield::CpuYield(std::set<int> service_threads) : service_threads_(std::move(service_threads)) {
   if (!MayLeaveIdleClass()) {
     mode_ = Mode::kNice;
-    Log(LogLevel::kWarning, "training yields the CPU by nice 19 only, because this process may not leave the idle scheduling class again",
+    Log(LogLevel::kWarning,
+        "training yields the CPU by nice 19 only, because this process may not leave the idle scheduling class again",
         {{"mend", "run as root, or raise RLIMIT_NICE to 20"}});
   }
   Refresh();

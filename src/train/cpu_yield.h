@@ -1,11 +1,12 @@
-// Leaves the cores to others: the threads that compute and read data run in the idle scheduling class, those that talk to the page
-// broker do not. While memory is wanted back the work threads run in the normal class, so that they reach the point where they let go of it.
+// Leaves the cores to others: the threads that compute and read data run in the idle scheduling class, those that talk to the
+// page broker do not. While memory is wanted back the work threads run in the normal class, so that they reach the point where
+// they let go of it.
 #pragma once
+
+#include <absl/synchronization/mutex.h>
 
 #include <memory>
 #include <set>
-
-#include <absl/synchronization/mutex.h>
 
 #include "base/status.h"
 

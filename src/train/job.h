@@ -1,14 +1,14 @@
-// Starting and following a training job from a torch-free process. The job runs in a process of its own (`tidepool-worker train`),
-// attached to the node's page broker, and reports its progress as JSON lines.
+// Starting and following a training job from a torch-free process. The job runs in a process of its own (`tidepool-worker
+// train`), attached to the node's page broker, and reports its progress as JSON lines.
 #pragma once
+
+#include <absl/time/time.h>
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <absl/time/time.h>
 
 #include "base/options.h"
 #include "base/process.h"
@@ -22,36 +22,36 @@ inline constexpr int64_t kUsualPoolBytes = 2 * kGiB;
 
 struct TrainOptions {
   std::string name = "train";
-  std::string model = "resnet18";      // a spec; its weights are seeded unless `initial_weights` is given
-  std::string initial_weights;         // a safetensors file
-  std::string data;                    // "imagefolder:PATH", "text:PATH"
-  std::string evaluation_data;         // evaluated before the first and after every epoch; empty: none
-  int64_t evaluation_steps = 0;        // and after every so many steps; 0: at epochs only
+  std::string model = "resnet18";  // a spec; its weights are seeded unless `initial_weights` is given
+  std::string initial_weights;     // a safetensors file
+  std::string data;                // "imagefolder:PATH", "text:PATH"
+  std::string evaluation_data;     // evaluated before the first and after every epoch; empty: none
+  int64_t evaluation_steps = 0;    // and after every so many steps; 0: at epochs only
   int64_t global_batch = 64;
   int64_t max_micro_batch = 64;
   int64_t epochs = 1;
-  int64_t max_steps = 0;               // 0: no limit
-  std::string optimizer = "sgd";       // sgd, adamw
+  int64_t max_steps = 0;          // 0: no limit
+  std::string optimizer = "sgd";  // sgd, adamw
   double learning_rate = 0.05;
   double momentum = 0.9;
   double weight_decay = 0;
   uint64_t seed = 0;
-  int threads = 0;                     // 0: all cores
+  int threads = 0;  // 0: all cores
   int loader_threads = 1;
   int64_t prefetch_bytes = 64 * kMiB;
-  data::WrapOptions wrap;              // cache and storage model of the training data
-  bool skip_broken_samples = false;    // a sample that cannot be read is replaced by the next one instead of ending the job
-  bool yield_cpu = true;               // run in the idle scheduling class
-  int protected_after_aborts = 4;      // after so many aborts in a row a micro-batch runs to its end
-  std::string pool_socket;             // the node's broker; empty: a pool of its own of `pool_bytes` on `device`
-  std::string device = "host";         // of a pool of its own, as device/device.h names it
-  int64_t pool_bytes = 0;              // 0: what the device's name says, or kUsualPoolBytes
-  int64_t burst_bytes = 0;             // most it may hold; 0: the device
-  std::string journal;                 // write the partition journal here
-  std::string replay;                  // follow this journal exactly
-  std::string checkpoint;              // directory; resumes from it if it holds one
-  int64_t checkpoint_steps = 0;        // 0: at epoch ends and when stopped
-  std::string final_weights;           // write the trained model here (safetensors)
+  data::WrapOptions wrap;            // cache and storage model of the training data
+  bool skip_broken_samples = false;  // a sample that cannot be read is replaced by the next one instead of ending the job
+  bool yield_cpu = true;             // run in the idle scheduling class
+  int protected_after_aborts = 4;    // after so many aborts in a row a micro-batch runs to its end
+  std::string pool_socket;           // the node's broker; empty: a pool of its own of `pool_bytes` on `device`
+  std::string device = "host";       // of a pool of its own, as device/device.h names it
+  int64_t pool_bytes = 0;            // 0: what the device's name says, or kUsualPoolBytes
+  int64_t burst_bytes = 0;           // most it may hold; 0: the device
+  std::string journal;               // write the partition journal here
+  std::string replay;                // follow this journal exactly
+  std::string checkpoint;            // directory; resumes from it if it holds one
+  int64_t checkpoint_steps = 0;      // 0: at epoch ends and when stopped
+  std::string final_weights;         // write the trained model here (safetensors)
 
   // Without a pool of its own (a node's job) there is no device to choose.
   void Register(OptionTable* table, bool with_device = true);

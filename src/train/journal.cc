@@ -36,7 +36,8 @@ StatusOr<Json> ParseObject(const std::string& line, const std::set<std::string>&
 
 StatusOr<int64_t> Integer(const Json& object, const char* key, int64_t least) {
   const Json& value = object[key];
-  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) || value.get<int64_t>() < least) {
+  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) ||
+      value.get<int64_t>() < least) {
     return InvalidArgument("key '{}' is {}; allowed: whole numbers from {}", key, value.dump(), least);
   }
   return value.get<int64_t>();
@@ -74,8 +75,8 @@ Status CheckPartition(const JournalStep& step) {
     TIDEPOOL_RETURN_IF_ERROR(ledger.Finish(ticket));
   }
   if (!ledger.done()) {
-    return InvalidArgument("the micro-batches cover {} of the {} positions of [{}, {})", ledger.processed(), step.positions.size(),
-                           step.positions.begin, step.positions.end);
+    return InvalidArgument("the micro-batches cover {} of the {} positions of [{}, {})", ledger.processed(),
+                           step.positions.size(), step.positions.begin, step.positions.end);
   }
   return {};
 }
@@ -106,9 +107,11 @@ std::string ToJson(const JournalHeader& header) {
 }
 
 StatusOr<JournalHeader> ParseJournalHeader(const std::string& line) {
-  TIDEPOOL_ASSIGN_OR_RETURN(const Json object, ParseObject(line, {"format", "version", "model", "seed", "global_batch", "dataset_size"}));
+  TIDEPOOL_ASSIGN_OR_RETURN(const Json object,
+                            ParseObject(line, {"format", "version", "model", "seed", "global_batch", "dataset_size"}));
   if (object["format"] != kFormat) return InvalidArgument("format {}; allowed: \"{}\"", object["format"].dump(), kFormat);
-  if (object["version"] != kVersion) return InvalidArgument("version {}; this program reads version {}", object["version"].dump(), kVersion);
+  if (object["version"] != kVersion)
+    return InvalidArgument("version {}; this program reads version {}", object["version"].dump(), kVersion);
   if (!object["model"].is_string()) return InvalidArgument("key 'model' is {}; allowed: a string", object["model"].dump());
   JournalHeader header{.model = object["model"].get<std::string>()};
   TIDEPOOL_ASSIGN_OR_RETURN(header.seed, FromHex(object, "seed"));
@@ -124,7 +127,9 @@ std::string ToJson(const JournalStep& step) {
     for (const PositionRange& range : micro.ranges) ranges.push_back(RangeJson(range));
     micro_batches.push_back(Json{{"ranges", ranges}, {"rng", Hex(micro.rng_key)}});
   }
-  return Json{{"epoch", step.epoch}, {"step", step.step}, {"positions", RangeJson(step.positions)}, {"micro_batches", micro_batches}}.dump();
+  return Json{
+      {"epoch", step.epoch}, {"step", step.step}, {"positions", RangeJson(step.positions)}, {"micro_batches", micro_batches}}
+      .dump();
 }
 
 StatusOr<JournalStep> ParseJournalStep(const std::string& line) {
@@ -157,7 +162,8 @@ StatusOr<std::unique_ptr<JournalWriter>> JournalWriter::Create(const std::string
   return writer;
 }
 
-StatusOr<std::unique_ptr<JournalWriter>> JournalWriter::Resume(const std::string& path, const JournalHeader& header, int64_t keep_bytes) {
+StatusOr<std::unique_ptr<JournalWriter>> JournalWriter::Resume(const std::string& path, const JournalHeader& header,
+                                                               int64_t keep_bytes) {
   TIDEPOOL_ASSIGN_OR_RETURN(const std::string content, ReadFile(path, kLargestJournal));
   if (static_cast<int64_t>(content.size()) < keep_bytes || keep_bytes < 1 || content[keep_bytes - 1] != '\n') {
     return DataLoss("the journal '{}' has {} bytes; the checkpoint goes on behind line end {}", path, content.size(), keep_bytes);

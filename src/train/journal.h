@@ -1,5 +1,5 @@
-// The partition journal: how each global batch was cut into micro-batches. A run that follows a journal gives the same bits as the run that
-// wrote it, whatever memory it had.
+// The partition journal: how each global batch was cut into micro-batches. A run that follows a journal gives the same bits as
+// the run that wrote it, whatever memory it had.
 //
 // Format (docs/train.md): JSON lines. The first is a header, then one line per global batch, written after its optimizer step.
 #pragma once
@@ -32,8 +32,8 @@ struct JournalMicroBatch {
 
 struct JournalStep {
   int64_t epoch = 0;
-  int64_t step = 0;  // the optimizer step that it ends with; the first is 1
-  PositionRange positions;  // of the whole global batch
+  int64_t step = 0;                              // the optimizer step that it ends with; the first is 1
+  PositionRange positions;                       // of the whole global batch
   std::vector<JournalMicroBatch> micro_batches;  // in the order of their commits
   friend bool operator==(const JournalStep&, const JournalStep&) = default;
 };
@@ -43,7 +43,8 @@ class JournalWriter {
  public:
   // Starts a new journal, or goes on with one: cuts it to `keep_bytes` and checks its header.
   static StatusOr<std::unique_ptr<JournalWriter>> Create(const std::string& path, const JournalHeader& header);
-  static StatusOr<std::unique_ptr<JournalWriter>> Resume(const std::string& path, const JournalHeader& header, int64_t keep_bytes);
+  static StatusOr<std::unique_ptr<JournalWriter>> Resume(const std::string& path, const JournalHeader& header,
+                                                         int64_t keep_bytes);
   // One write call per line: a killed process leaves at most one torn line, at the end.
   Status Append(const JournalStep& step);
   Status Sync();

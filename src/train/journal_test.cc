@@ -17,7 +17,9 @@ const JournalHeader kHeader{.model = "resnet18:classes=4", .seed = 0xfedcba98765
 
 JournalStep StepOf(int64_t step, int64_t begin, int64_t end) {
   const int64_t middle = (begin + end) / 2;
-  return {.epoch = 0, .step = step, .positions = {begin, end},
+  return {.epoch = 0,
+          .step = step,
+          .positions = {begin, end},
           .micro_batches = {{{{middle, end}}, 0xffffffffffffffffu}, {{{begin, middle}}, 7}}};
 }
 
@@ -72,7 +74,8 @@ TEST_F(JournalTest, GoesOnBehindACheckpointAndDropsWhatCameLater) {
   ASSERT_TRUE(writer->Append({.step = 2, .positions = {8, 16}, .micro_batches = {{{{8, 16}}, 1}}}).ok());
   EXPECT_EQ(JournalReader::Open(path_).value()->Step(2).value()->micro_batches.size(), 1u);
 
-  EXPECT_THAT(MessageOf(JournalWriter::Resume(path_, kHeader, 1 << 20).status()), HasSubstr("the checkpoint goes on behind line end"));
+  EXPECT_THAT(MessageOf(JournalWriter::Resume(path_, kHeader, 1 << 20).status()),
+              HasSubstr("the checkpoint goes on behind line end"));
   EXPECT_EQ(JournalWriter::Resume(path_, kHeader, keep - 1).status().code(), StatusCode::kDataLoss);
   JournalHeader other = kHeader;
   other.seed = 1;
@@ -85,7 +88,8 @@ TEST_F(JournalTest, GoesOnBehindACheckpointAndDropsWhatCameLater) {
 TEST_F(JournalTest, RefusesGapsAndWrongOrderOfSteps) {
   const std::string header = ToJson(kHeader) + "\n";
   Put(header + ToJson(StepOf(1, 0, 8)) + "\n" + ToJson(StepOf(3, 8, 16)) + "\n");
-  EXPECT_THAT(MessageOf(JournalReader::Open(path_).status()), HasSubstr(":3: step 3 over [8, 16) does not follow step 1, which ends at 8"));
+  EXPECT_THAT(MessageOf(JournalReader::Open(path_).status()),
+              HasSubstr(":3: step 3 over [8, 16) does not follow step 1, which ends at 8"));
   Put("");
   EXPECT_THAT(MessageOf(JournalReader::Open(path_).status()), HasSubstr("has no header line"));
   EXPECT_EQ(JournalReader::Open(path_ + ".none").status().code(), StatusCode::kNotFound);
@@ -96,11 +100,14 @@ TEST(JournalLine, IsReadStrictly) {
   const std::string micro = R"([{"ranges":[[0,4]],"rng":"0000000000000001"}])";
   EXPECT_TRUE(ParseJournalStep(R"({"epoch":0,"step":1,"positions":[0,4],"micro_batches":)" + micro + "}").ok());
   EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[0,4]})"), HasSubstr("key 'micro_batches' is missing"));
-  EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[0,4],"extra":1,"micro_batches":)" + micro + "}"), HasSubstr("unknown key 'extra'"));
+  EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[0,4],"extra":1,"micro_batches":)" + micro + "}"),
+              HasSubstr("unknown key 'extra'"));
   EXPECT_THAT(fault(R"({"epoch":-1,"step":1,"positions":[0,4],"micro_batches":)" + micro + "}"), HasSubstr("key 'epoch' is -1"));
   EXPECT_THAT(fault(R"({"epoch":0,"step":1.5,"positions":[0,4],"micro_batches":)" + micro + "}"), HasSubstr("key 'step' is 1.5"));
-  EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[4,4],"micro_batches":)" + micro + "}"), HasSubstr("range [4,4] is empty"));
-  EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[0,5],"micro_batches":)" + micro + "}"), HasSubstr("cover 4 of the 5 positions"));
+  EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[4,4],"micro_batches":)" + micro + "}"),
+              HasSubstr("range [4,4] is empty"));
+  EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[0,5],"micro_batches":)" + micro + "}"),
+              HasSubstr("cover 4 of the 5 positions"));
   EXPECT_THAT(fault(R"({"epoch":0,"step":1,"positions":[0,4],"micro_batches":[{"ranges":[[0,4]],"rng":"0000000000000001"},)"
                     R"({"ranges":[[1,2]],"rng":"0000000000000001"}]})"),
               HasSubstr("position 1 of range [1, 2) is not unprocessed"));

@@ -25,7 +25,8 @@ SampleLedger::SampleLedger(PositionRange global_batch) : whole_(global_batch) {
 StatusOr<SampleLedger::Ticket> SampleLedger::Get(int64_t count) {
   if (count < 1) return InvalidArgument("a micro-batch of {} samples; allowed: 1 and above", count);
   if (unprocessed_count_ == 0) {
-    return OutOfRange("no sample of [{}, {}) is left: {} processing, {} processed", whole_.begin, whole_.end, processing_count_, processed());
+    return OutOfRange("no sample of [{}, {}) is left: {} processing, {} processed", whole_.begin, whole_.end, processing_count_,
+                      processed());
   }
   std::vector<PositionRange> ranges;
   int64_t left = count;
@@ -49,8 +50,8 @@ StatusOr<SampleLedger::Ticket> SampleLedger::GetExactly(const std::vector<Positi
     const bool inside = after != unprocessed_.begin() && std::prev(after)->second > range.begin;
     if (!inside || std::prev(after)->second < range.end) {
       const int64_t first_bad = inside ? std::prev(after)->second : range.begin;
-      return FailedPrecondition("position {} of range [{}, {}) is not unprocessed in the global batch [{}, {})", first_bad, range.begin,
-                                range.end, whole_.begin, whole_.end);
+      return FailedPrecondition("position {} of range [{}, {}) is not unprocessed in the global batch [{}, {})", first_bad,
+                                range.begin, range.end, whole_.begin, whole_.end);
     }
   }
   if (count == 0) return InvalidArgument("a micro-batch of 0 samples; allowed: 1 and above");

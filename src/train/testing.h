@@ -39,7 +39,8 @@ inline void WritePictures(const std::string& root, int classes, int per_class, i
       for (int y = 0; y < size; ++y) {
         for (int x = 0; x < size; ++x) {
           const double wave = std::sin(0.5 * (c % 2 == 0 ? x : y) + 0.7 * i);
-          for (int channel = 0; channel < 3; ++channel) rgb.push_back(static_cast<uint8_t>(128 + 60 * wave + (channel == c % 3 ? 50 : -20)));
+          for (int channel = 0; channel < 3; ++channel)
+            rgb.push_back(static_cast<uint8_t>(128 + 60 * wave + (channel == c % 3 ? 50 : -20)));
         }
       }
       const auto jpeg = data::EncodeJpeg(rgb, size, size, 90);

@@ -37,8 +37,8 @@ StatusOr<std::string> ReadAll(UniqueFd fd) {
   return InvalidArgument("training options of more than {} bytes", kLargestOptions);
 }
 
-// SIGTERM and SIGINT, passed through a pipe to a thread that may lock. (A signal mask would not do: the arithmetic's libraries start
-// threads when they are loaded, before main could block anything.)
+// SIGTERM and SIGINT, passed through a pipe to a thread that may lock. (A signal mask would not do: the arithmetic's libraries
+// start threads when they are loaded, before main could block anything.)
 class SignalThread {
  public:
   explicit SignalThread(StopToken* stop) {

@@ -4,13 +4,13 @@
 // Runs on the calling thread, which must be the one that called engine::InitRuntime. No torch here.
 #pragma once
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
 #include <functional>
 #include <memory>
 #include <set>
 #include <vector>
-
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 
 #include "base/clock.h"
 #include "base/status.h"
@@ -48,8 +48,8 @@ struct TrainerHooks {
   std::function<void(int64_t batch, engine::AbortToken&)> before_micro_batch;
 };
 
-// Trains to the end of options.epochs or options.max_steps. OK also when `stop` ended it, after a checkpoint if options.checkpoint names a
-// directory. UNAVAILABLE when the broker is gone (a checkpoint is written then too).
+// Trains to the end of options.epochs or options.max_steps. OK also when `stop` ended it, after a checkpoint if
+// options.checkpoint names a directory. UNAVAILABLE when the broker is gone (a checkpoint is written then too).
 Status RunTrainer(const TrainOptions& options, const ProgressSink& sink, StopToken* stop, const TrainerHooks& hooks = {});
 
 }  // namespace tidepool::train

@@ -277,9 +277,10 @@ StatusOr<Figure> Figure4a(const FigureOptions& options) {
     double squares = 0;
     for (size_t i = 0; i < runs.size(); i += 2) squares += (runs[i].wait - cold_wait) * (runs[i].wait - cold_wait) / 5;
     const double noise = std::sqrt(2 * squares);
-    figure.notes.push_back(fmt::format("two published epochs that should be alike differ by {:.2f} s (standard deviation of the cold "
-                                       "ones): of a stall below {:.1f} s a single run does not settle {:.0f} %",
-                                       noise, noise / figure.tolerance, 100 * figure.tolerance));
+    figure.notes.push_back(
+        fmt::format("two published epochs that should be alike differ by {:.2f} s (standard deviation of the cold "
+                    "ones): of a stall below {:.1f} s a single run does not settle {:.0f} %",
+                    noise, noise / figure.tolerance, 100 * figure.tolerance));
   }
   experiment.SetScale({.samples = 16, .batch = 16, .bytes = 16});
   const auto stall = [](const PipelineRun& memory, const PipelineRun& disk) { return disk.wait_seconds - memory.wait_seconds; };

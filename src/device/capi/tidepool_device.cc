@@ -126,7 +126,8 @@ const char* tidepool_last_error(void) { return last_error.c_str(); }
 
 int tidepool_device_open(const char* name, tidepool_device** device) {
   return Guarded([&]() -> Status {
-    if (name == nullptr || device == nullptr) return InvalidArgument("the name of the device, or the place for it, is a null pointer");
+    if (name == nullptr || device == nullptr)
+      return InvalidArgument("the name of the device, or the place for it, is a null pointer");
     *device = nullptr;
     TIDEPOOL_ASSIGN_OR_RETURN(auto opened, Open(name));
     *device = opened.release();
@@ -184,10 +185,10 @@ int tidepool_copy(tidepool_device* device, int direction, int64_t bytes, int pin
       TIDEPOOL_ASSIGN_OR_RETURN(const device::Event computed, device->compute->Record());
       TIDEPOOL_RETURN_IF_ERROR(stream->WaitFor(computed));
     }
-    TIDEPOOL_RETURN_IF_ERROR(stream->Transfer(
-        {.engine = to_device ? device::EngineKind::kHostToDevice : device::EngineKind::kDeviceToHost,
-         .size_bytes = bytes,
-         .pinned = pinned != 0}));
+    TIDEPOOL_RETURN_IF_ERROR(
+        stream->Transfer({.engine = to_device ? device::EngineKind::kHostToDevice : device::EngineKind::kDeviceToHost,
+                          .size_bytes = bytes,
+                          .pinned = pinned != 0}));
     if (to_device) {
       TIDEPOOL_ASSIGN_OR_RETURN(const device::Event arrived, stream->Record());
       TIDEPOOL_RETURN_IF_ERROR(device->compute->WaitFor(arrived));

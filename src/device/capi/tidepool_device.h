@@ -59,15 +59,15 @@ TIDEPOOL_API int tidepool_data_wait_begin(tidepool_device* device);
 TIDEPOOL_API int tidepool_data_wait_end(tidepool_device* device);
 
 typedef struct tidepool_report {
-  double elapsed_seconds;             /* since the device was opened */
-  double compute_busy_seconds;        /* arithmetic */
-  double copy_busy_seconds;           /* both directions together */
-  double data_wait_seconds;           /* between operations, while the program waited for data */
-  double host_idle_seconds;           /* between operations, otherwise */
-  double utilisation;                 /* busy / (busy + data wait) */
+  double elapsed_seconds;                                   /* since the device was opened */
+  double compute_busy_seconds;                              /* arithmetic */
+  double copy_busy_seconds;                                 /* both directions together */
+  double data_wait_seconds;                                 /* between operations, while the program waited for data */
+  double host_idle_seconds;                                 /* between operations, otherwise */
+  double utilisation;                                       /* busy / (busy + data wait) */
   double lateness_p50_us, lateness_p99_us, lateness_max_us; /* how late this machine noticed that something had ended */
   int64_t operations, estimated_operations;
-  int32_t host_limited;               /* not 0: this machine could not keep up, and what was measured does not fit the device */
+  int32_t host_limited; /* not 0: this machine could not keep up, and what was measured does not fit the device */
 } tidepool_report;
 TIDEPOOL_API int tidepool_device_report(tidepool_device* device, tidepool_report* report);
 
