@@ -309,7 +309,7 @@ TEST_F(DeviceGroupTest, PutsTheStatesOfAllDevicesTogether) {
   ASSERT_EQ(models.size(), 3u);
   EXPECT_EQ(models[0].state, ModelState::kReady);
   EXPECT_THAT(models[2].devices, ElementsAre(2));
-  const auto handle = Send("c");
+  Send("c");
   EXPECT_THAT(Outstanding(), ElementsAre(0, 0, 1));
   stubs_[2]->AnswerAll();
   EXPECT_THAT(group_->Model("c")->devices, ElementsAre(2));
