@@ -43,6 +43,7 @@ class PathTable {
     }
   }
 
+  bool joins() const { return true; }
   void Read(const PathFront& front, PathEnds* ends) const { front.Ends(ends); }
   void Join(const PathEnds& head, const PathEnds& tail, int32_t op, PathEnds* ends) const {
     JoinEnds(splits_, head, tail, op, ends);

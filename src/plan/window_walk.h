@@ -3,6 +3,7 @@
 // A `Front` stands at the last op of what it walked: Start(op, edge), Step(op). A `Table` reads fronts and writes windows:
 //   using Ends                                    what a front that stands at the end of a window says
 //   void Read(const Front&, Ends*)                as Ends, of a window or of a part of one
+//   bool joins()                                  false: no window is joined of parts
 //   void Join(const Ends& head, const Ends& tail, int32_t op, Ends*)   of a window whose tail begins with `op`
 //   void Write(const Ends&, int32_t last_op, int32_t length, WindowBlock*)
 //
@@ -54,7 +55,7 @@ class WindowWalk {
   // `front` has walked `length` points of the block's windows.
   void Beyond(const Front& empty, const Front& front, int32_t length, WindowBlock* block) {
     const int32_t from = block->first + length;
-    if (length == 0 || blocks_->beyond.size() == 1 ||
+    if (!table_->joins() || length == 0 || blocks_->beyond.size() == 1 ||
         programme_.OpAt(block->first + block->hi) - programme_.OpAt(from) <= kWalked) {
       Front on = front;
       int32_t op = programme_.OpAt(from);
