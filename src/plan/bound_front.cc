@@ -9,6 +9,7 @@
 namespace tidepool::plan {
 namespace {
 
+constexpr double kSameShift = 1e-7;  // of a shift: by so much it may be larger for some states
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
@@ -83,6 +84,31 @@ TIDEPOOL_PLAN_WIDE void BoundFront::Step(int32_t position) {
   }
   std::swap(now_, next_);
   last_ = position;
+}
+
+TIDEPOOL_PLAN_WIDE bool BoundFront::Repeats(const BoundFront& before, std::vector<double>* shift) const {
+  shift->assign(width_, kInfinity);
+  std::vector<double> most(width_, 0);
+  double *lo = shift->data(), *hi = most.data();
+  for (int32_t state = 0; state < splits_.size() * 2; ++state) {
+    const double *now = &now_[static_cast<size_t>(state) * width_], *old = &before.now_[static_cast<size_t>(state) * width_];
+    for (int32_t i = 0; i < width_; ++i) {
+      const double by = now[i] - old[i];
+      lo[i] = std::min(lo[i], by);
+      hi[i] = std::max(hi[i], by);
+    }
+  }
+  int32_t others = 0;
+  for (int32_t i = 0; i < width_; ++i) others += static_cast<int32_t>(!(hi[i] - lo[i] <= kSameShift * hi[i]));
+  return others == 0 && reserved_mib_ == before.reserved_mib_;
+}
+
+TIDEPOOL_PLAN_WIDE void BoundFront::Advance(const std::vector<double>& shift, double count) {
+  const double* by = shift.data();
+  for (int32_t state = 0; state < splits_.size() * 2; ++state) {
+    double* now = &now_[static_cast<size_t>(state) * width_];
+    for (int32_t i = 0; i < width_; ++i) now[i] += by[i] * count;
+  }
 }
 
 TIDEPOOL_PLAN_WIDE void BoundFront::Ends(LinkClass out_link, std::vector<double>* bounds) const {

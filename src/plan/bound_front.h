@@ -33,6 +33,7 @@ struct BoundTerms {
 // are independent. Thread-compatible.
 class BoundFront {
  public:
+  using Shift = std::vector<double>;  // [lane]
   // `least_reserved_mib`: of each distinct op, with any split.
   BoundFront(const CostModel& model, const BoundTerms& terms, const OpSplits& splits,
              const std::vector<double>& least_reserved_mib, std::vector<BoundLane> lanes);
@@ -42,6 +43,12 @@ class BoundFront {
   void Start(int32_t position, bool edge = true);
   // Goes on to the next op, which is like op `position` (a window that repeats may be walked at another place).
   void Step(int32_t position);
+  // How much a repeat of ops, of which `before` has walked one less, made the objectives of each lane larger at least. False: it
+  // made some of them larger by more than that, so that going on so would make the bounds weaker. As objectives are minima of
+  // sums, each repeat more adds at least as much.
+  bool Repeats(const BoundFront& before, std::vector<double>* shift) const;
+  // As if it had walked `count` repeats more, or less.
+  void Advance(const std::vector<double>& shift, double count);
   // Of the window that ends here, with one link behind it: a bound on its time for every lane, for a limit of 0.
   void Ends(LinkClass out_link, std::vector<double>* bounds) const;
   // The same without anything that leaves.

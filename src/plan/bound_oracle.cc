@@ -76,6 +76,14 @@ class BoundTable {
     ends->reserved_mib = std::max(head.reserved_with_last_mib, tail.reserved_mib);
   }
 
+  void Shift(const std::vector<double>& shift, double count, Ends* ends) const {
+    const auto add = [&](std::vector<double>* us) {
+      for (size_t i = 0; i < us->size(); ++i) (*us)[i] += shift[i] * count;
+    };
+    for (std::vector<double>& us : ends->us) add(&us);
+    add(&ends->open);
+  }
+
   void Write(const Ends& ends, int32_t last_op, int32_t length, WindowBlock* block) {
     (void)last_op;
     const int32_t first_op = programme_.OpAt(block->first);

@@ -49,6 +49,8 @@ class PathTable {
     JoinEnds(splits_, head, tail, op, ends);
   }
 
+  void Shift(const PathShift& shift, double count, PathEnds* ends) const { shift.AddTo(ends, count); }
+
   void Write(const PathEnds& ends, int32_t last_op, int32_t length, WindowBlock* block) {
     if (ends.us[0] > limit_us_) return;  // the fastest path, whatever its memory
     ends_ = &ends;

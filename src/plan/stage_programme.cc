@@ -126,6 +126,7 @@ void StageProgramme::PreparePoints() {
 void StageProgramme::PrepareClasses() {
   class_of_.resize(points_);
   segment_end_.resize(points_);
+  period_.assign(points_, 0);
   std::vector<int32_t> canonical(op_at_.begin(), op_at_.end() - 1);
   for (int32_t i = 0; i < points_; ++i) segment_end_[i] = i;
   for (const Segment& segment : model_.ops().segments) {
@@ -141,6 +142,7 @@ void StageProgramme::PrepareClasses() {
     for (int32_t i = begin; i < end; ++i) {
       canonical[i] = segment.first + (op_at_[i] - segment.first) % segment.period;
       segment_end_[i] = last;
+      period_[i] = step;
     }
   }
   std::map<int32_t, int32_t> class_ids;

@@ -111,6 +111,8 @@ class StageProgramme {
   int32_t OpAt(int32_t point) const { return op_at_[point]; }
   // The last point that the segment of point `first` reaches, and that windows of its class share; `first` if there is none.
   int32_t SegmentEnd(int32_t first) const { return segment_end_[first]; }
+  // How many points a repeat of the segment of point `first` has; 0: it is in none.
+  int32_t PeriodOf(int32_t first) const { return period_[first]; }
 
   // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
   double FloorUs() const;
@@ -198,7 +200,7 @@ class StageProgramme {
   std::vector<std::vector<double>> fastest_us_, least_state_mib_;  // [size][point]
   std::vector<double> work_us_;                                    // devices * time
   std::vector<int32_t> least_length_;                              // of a stage that does not reach the end (skip tensors)
-  std::vector<int32_t> class_of_, segment_end_;                    // of a start
+  std::vector<int32_t> class_of_, segment_end_, period_;           // of a start
 
   double limit_us_ = 0;
   double expected_us_ = 0;  // 0: not known
