@@ -3,7 +3,6 @@
 // A `Front` stands at the last op of what it walked: Start(op, edge), Step(op), and
 //   using Shift                                   what one more repeat adds
 //   bool Repeats(const Front& before, Shift*)     whether it goes on for ever as it has since `before`, a repeat ago
-//   void Advance(const Shift&, double count)      as if it had walked so many repeats more
 // A `Table` reads fronts and writes windows:
 //   using Ends                                    what a front that stands at the end of a window says
 //   void Read(const Front&, Ends*)                as Ends, of a window or of a part of one
@@ -13,10 +12,9 @@
 //   void Write(const Ends&, int32_t last_op, int32_t length, WindowBlock*)
 //
 // Within a segment, the best paths soon do the same in every repeat. From there on nothing is walked: one repeat is kept, and the
-// next ones are that and a multiple of the shift.
-//
-// Windows that reach far over their segment's end are joined from two parts, so that one tail serves all starts; those that
-// reach over by a few ops are walked to the end.
+// next ones are that and a multiple of the shift. The same is true for windows that go on beyond the segment, so that one walk
+// serves all starts. Shorter windows that reach far over their segment's end are joined from two parts, so that one tail serves
+// them; those that reach over by a few ops are walked to the end.
 #pragma once
 
 #include <algorithm>
@@ -74,8 +72,8 @@ class WindowWalk {
       }
     }
     if (steady_at_ >= 0) {
-      repeat_.push_back(*front);
       table_->Read(*front, &repeat_ends_.emplace_back());
+      if (!blocks_->beyond.empty() && (Within(blocks_->beyond.front()) - length) % period_ == 0) at_end_.emplace(*front);
     }
   }
 
@@ -86,55 +84,50 @@ class WindowWalk {
     *ends = repeat_ends_[(length - steady_at_) % period_];
     table_->Shift(shift_, RepeatsTo(length), ends);
   }
-  Front FrontAt(int32_t length, const Front& walked) const {
-    if (steady_at_ < 0) return walked;
-    Front front = repeat_[(length - steady_at_) % period_];
-    front.Advance(shift_, RepeatsTo(length));
-    return front;
-  }
 
-  // Windows of the block that are longer than the `length` points which lie in the segment.
+  // Windows of the block that are longer than the `length` points which lie in the segment. `front` has walked those, unless it
+  // is known what they come to.
   void Beyond(const Front& empty, const Front& front, int32_t length, WindowBlock* block) {
-    const int32_t from = block->first + length;
-    if (!table_->joins() || length == 0 || blocks_->beyond.size() == 1 ||
-        programme_.OpAt(block->first + block->hi) - programme_.OpAt(from) <= kWalked) {
-      Front on = FrontAt(length, front);
-      int32_t op = programme_.OpAt(from);
-      while (length < block->hi) {
-        ++length;
-        for (const int32_t end = programme_.OpAt(block->first + length); op < end; ++op) {
-          op == programme_.OpAt(block->first) ? on.Start(op, true) : on.Step(op);
-        }
-        if (length < block->lo) continue;
-        table_->Read(on, &ends_);
-        table_->Write(ends_, op - 1, length, block);
+    const int32_t from = block->first + length, last = block->first + block->hi;
+    const auto write = [&](int32_t end) { table_->Write(ends_, programme_.OpAt(end) - 1, end - block->first, block); };
+    if (steady_at_ >= 0 && length >= steady_at_) {
+      if (steady_tails_.empty()) WalkOn(*at_end_, true, from, &steady_tails_);
+      for (int32_t end = std::max(from + 1, block->first + block->lo); end <= last; ++end) {
+        ends_ = steady_tails_[end - from];
+        table_->Shift(shift_, RepeatsTo(length), &ends_);
+        write(end);
       }
-      return;
-    }
-    if (tails_.empty()) MakeTails(empty, from);
-    ReadAt(length, front, &head_);
-    while (length < block->hi) {
-      ++length;
-      if (length < block->lo) continue;
-      const int32_t end = block->first + length;
-      table_->Join(head_, tails_[end - from], programme_.OpAt(from), &ends_);
-      table_->Write(ends_, programme_.OpAt(end) - 1, length, block);
+    } else if (!table_->joins() || length == 0 || blocks_->beyond.size() == 1 ||
+               programme_.OpAt(last) - programme_.OpAt(from) <= kWalked) {
+      Front on = front;
+      int32_t op = programme_.OpAt(from);
+      for (int32_t end = from + 1; end <= last; ++end) {
+        for (; op < programme_.OpAt(end); ++op) op == programme_.OpAt(block->first) ? on.Start(op, true) : on.Step(op);
+        if (end - block->first < block->lo) continue;
+        table_->Read(on, &ends_);
+        write(end);
+      }
+    } else {
+      if (tails_.empty()) WalkOn(empty, false, from, &tails_);
+      table_->Read(front, &head_);
+      for (int32_t end = std::max(from + 1, block->first + block->lo); end <= last; ++end) {
+        table_->Join(head_, tails_[end - from], programme_.OpAt(from), &ends_);
+        write(end);
+      }
     }
   }
 
-  // What begins at the segment's end, for all starts of the class.
-  void MakeTails(const Front& empty, int32_t from) {
+  // What the ends behind the segment say, by points behind it; of all starts of the class. `begun`: `front` has walked up to
+  // there.
+  void WalkOn(Front front, bool begun, int32_t from, std::vector<typename Table::Ends>* ends) {
     int32_t until = from;
     for (const WindowBlock& block : blocks_->beyond) until = std::max(until, block.first + block.hi);
-    tails_.resize(until - from + 1);
-    Front tail = empty;
+    ends->resize(until - from + 1);
     const int32_t first_op = programme_.OpAt(from);
     int32_t op = first_op;
     for (int32_t end = from + 1; end <= until; ++end) {
-      for (const int32_t end_op = programme_.OpAt(end); op < end_op; ++op) {
-        op == first_op ? tail.Start(op, false) : tail.Step(op);
-      }
-      table_->Read(tail, &tails_[end - from]);
+      for (; op < programme_.OpAt(end); ++op) op == first_op && !begun ? front.Start(op, false) : front.Step(op);
+      table_->Read(front, &(*ends)[end - from]);
     }
   }
 
@@ -145,11 +138,11 @@ class WindowWalk {
   int32_t period_ = 0;      // points of a repeat; 0: none
   int32_t steady_at_ = -1;  // from windows of this many points on, each repeat does the same; -1: not yet
   typename Front::Shift shift_;
-  std::optional<Front> before_;  // at the end of the repeat before; none yet
-  // At the ends of windows of steady_at_ points and more, one repeat of them.
-  std::vector<Front> repeat_;
-  std::vector<typename Table::Ends> repeat_ends_;
-  std::vector<typename Table::Ends> tails_;  // by points behind the segment's end
+  std::optional<Front> before_;                     // at the end of the repeat before; none yet
+  std::vector<typename Table::Ends> repeat_ends_;   // of windows of steady_at_ points and more, one repeat of them
+  std::optional<Front> at_end_;                     // as far from its repeat's begin as the segment's end
+  std::vector<typename Table::Ends> steady_tails_;  // by points behind the segment's end, of what at_end_ goes on to
+  std::vector<typename Table::Ends> tails_;         // of what begins there
 };
 
 }  // namespace tidepool::plan
