@@ -103,6 +103,14 @@ TIDEPOOL_PLAN_WIDE bool BoundFront::Repeats(const BoundFront& before, std::vecto
   return others == 0 && reserved_mib_ == before.reserved_mib_;
 }
 
+TIDEPOOL_PLAN_WIDE void BoundFront::Advance(const std::vector<double>& shift, double count) {
+  const double* by = shift.data();
+  for (int32_t state = 0; state < splits_.size() * 2; ++state) {
+    double* now = &now_[static_cast<size_t>(state) * width_];
+    for (int32_t i = 0; i < width_; ++i) now[i] += by[i] * count;
+  }
+}
+
 TIDEPOOL_PLAN_WIDE void BoundFront::Ends(LinkClass out_link, std::vector<double>* bounds) const {
   bounds->assign(width_, kInfinity);
   const double messages = Sends(last_) ? terms_.messages : 0;

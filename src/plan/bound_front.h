@@ -47,6 +47,8 @@ class BoundFront {
   // made some of them larger by more than that, so that going on so would make the bounds weaker. As objectives are minima of
   // sums, each repeat more adds at least as much.
   bool Repeats(const BoundFront& before, std::vector<double>* shift) const;
+  // As if it had walked `count` repeats more.
+  void Advance(const std::vector<double>& shift, double count);
   // Of the window that ends here, with one link behind it: a bound on its time for every lane, for a limit of 0.
   void Ends(LinkClass out_link, std::vector<double>* bounds) const;
   // The same without anything that leaves.

@@ -173,8 +173,7 @@ bool PathFront::Repeats(const PathFront& before, PathShift* shift) const {
   const auto same = [&](Field field, std::vector<double>* of_lanes) {
     return SameShift(At(now_, field, 0), At(before.now_, field, 0), states_, stride, width_, of_lanes);
   };
-  std::vector<double> objective;
-  if (!same(kObjective, &objective) || !same(kUs, &shift->us) || !same(kState, &shift->state_mib) ||
+  if (!same(kObjective, &shift->objective) || !same(kUs, &shift->us) || !same(kState, &shift->state_mib) ||
       !same(kWeight, &shift->weight_mib) || !same(kLive, &shift->live_mib)) {
     return false;
   }
@@ -185,6 +184,21 @@ bool PathFront::Repeats(const PathFront& before, PathShift* shift) const {
     }
   }
   return true;
+}
+
+TIDEPOOL_PLAN_WIDE void PathFront::Advance(const PathShift& shift, double count) {
+  const auto add = [&](Field field, const std::vector<double>& of_lanes) __attribute__((always_inline)) {
+    const double* by = of_lanes.data();
+    for (int32_t state = 0; state < states_; ++state) {
+      double* now = At(now_, field, state);
+      for (int32_t i = 0; i < width_; ++i) now[i] += by[i] * count;
+    }
+  };
+  add(kObjective, shift.objective);
+  add(kUs, shift.us);
+  add(kState, shift.state_mib);
+  add(kWeight, shift.weight_mib);
+  add(kLive, shift.live_mib);
 }
 
 TIDEPOOL_PLAN_WIDE void PathShift::AddTo(PathEnds* ends, double count) const {

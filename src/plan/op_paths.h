@@ -39,7 +39,7 @@ void JoinEnds(const OpSplits& splits, const PathEnds& head, const PathEnds& tail
 
 // What one more repeat adds to each lane, once all paths go through it alike.
 struct PathShift {
-  std::vector<double> us, state_mib, weight_mib, live_mib;
+  std::vector<double> objective, us, state_mib, weight_mib, live_mib;
   // Of `count` repeats, to `ends`.
   void AddTo(PathEnds* ends, double count) const;
 };
@@ -57,6 +57,8 @@ class PathFront {
   void Step(int32_t position);
   // Whether a repeat of ops, of which `before` has walked one less, made all paths longer by the same: so will the next ones.
   bool Repeats(const PathFront& before, PathShift* shift) const;
+  // As if it had walked `count` repeats more.
+  void Advance(const PathShift& shift, double count);
   // Where an end costs as much as another, the first split is taken to be the last one.
   void Ends(PathEnds* ends) const;
 

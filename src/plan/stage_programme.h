@@ -113,6 +113,7 @@ class StageProgramme {
 
   // The op that a point stands for; the op behind the last one for the point behind the last one.
   int32_t OpAt(int32_t point) const { return op_at_[point]; }
+  int32_t PointOf(int32_t op) const;
   // The last point that the segment of point `first` reaches, and that windows of its class share; `first` if there is none.
   int32_t SegmentEnd(int32_t first) const { return segment_end_[first]; }
   // How many points a repeat of the segment of point `first` has; 0: it is in none.
@@ -167,7 +168,6 @@ class StageProgramme {
   // The least of all numbers of stages.
   Sum LeastOfAll() const;
   std::vector<CutStage> Trace(int32_t stages) const;
-  int32_t PointOf(int32_t op) const;
   void SetTime(const CutStage& cut);  // in the table
   // Replaces the estimates of the solution's stages; its times become actual, and *best the better of the two.
   void Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best);
