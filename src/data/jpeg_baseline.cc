@@ -79,21 +79,25 @@ bool BaselineDecoder::SkipUnit(const BaselineHeader& header) {
 
 // `out`: where the unit's samples of each plane go.
 bool BaselineDecoder::DecodeUnit(const BaselineHeader& header, uint8_t* const* out, const ptrdiff_t* strides) {
-  const int luma_blocks = header.chroma_width * header.chroma_height;
-  for (int i = 0; i < luma_blocks + 2; ++i) {
-    const int c = std::max(i - luma_blocks + 1, 0);
-    const BaselineHeader::Component& component = header.components[c];
-    uint8_t* to = out[c];
-    if (c == 0) to += 8 * (i / header.chroma_width * strides[0] + i % header.chroma_width);
-    const int result = DecodeBlock(dc_[component.dc], ac_[component.ac], &in_, &predictors_[c], block_);
-    if (result == 1) {
-      InverseDctFlat(block_[0], quantisers_[c][0], to, strides[c]);
-      block_[0] = 0;
-      continue;
+  for (int c = 0; c < 3; ++c) {
+    const HuffmanTable &dc = dc_[header.components[c].dc], &ac = ac_[header.components[c].ac];
+    const int across = c == 0 ? header.chroma_width : 1, down = c == 0 ? header.chroma_height : 1;
+    for (int y = 0; y < down; ++y) {
+      for (int x = 0; x < across; ++x) {
+        uint8_t* const to = out[c] + 8 * (y * strides[c] + x);
+        const int result = DecodeBlock(dc, ac, &in_, &predictors_[c], block_);
+        if (result == 0) {
+          std::memset(block_, 0, sizeof(block_));
+          return false;
+        }
+        if (result == 1) {
+          InverseDctFlat(block_[0], quantisers_[c][0], to, strides[c]);
+          block_[0] = 0;
+        } else {
+          InverseDct(level_, block_, quantisers_[c], to, strides[c]);
+        }
+      }
     }
-    if (result == 2) InverseDct(level_, block_, quantisers_[c], to, strides[c]);
-    std::memset(block_, 0, sizeof(block_));
-    if (result == 0) return false;
   }
   return true;
 }

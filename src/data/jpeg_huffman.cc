@@ -68,22 +68,19 @@ bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbol
   return true;
 }
 
-bool HuffmanTable::Slow(BitReader* in, Coefficient* coefficient) const {
-  const auto bits = static_cast<uint32_t>(in->bits >> 48);
+HuffmanTable::Code HuffmanTable::Slow(uint64_t bits) const {
+  const auto front = static_cast<uint32_t>(bits >> 48);
   int length = 1;
-  while (length <= 16 && bits >= end_[length]) ++length;
-  if (length > 16) return false;
-  const int symbol = symbols_[static_cast<size_t>(index_[length] + static_cast<int>(bits >> (16 - length)))];
-  in->Skip(length);
-  const int size = kind_ == Kind::kDc ? symbol : symbol & 15;
-  *coefficient = {.run = kind_ == Kind::kDc ? 0 : symbol >> 4};
-  if (size > 0) {
-    coefficient->value = Extend(static_cast<int>(in->bits >> (64 - size)), size);
-    in->Skip(size);
-  } else if (kind_ == Kind::kAc && coefficient->run != 15) {
-    coefficient->run = kEndOfBlock;
+  while (length <= 16 && front >= end_[length]) ++length;
+  if (length > 16) return {};
+  const int symbol = symbols_[static_cast<size_t>(index_[length] + static_cast<int>(front >> (16 - length)))];
+  const int size = kind_ == Kind::kDc ? symbol : symbol & 15, run = kind_ == Kind::kDc ? 0 : symbol >> 4;
+  if (size == 0) {
+    return {.bits = static_cast<int16_t>(length),
+            .run = static_cast<int16_t>(kind_ == Kind::kAc && run != 15 ? kEndOfBlock : run)};
   }
-  return true;
+  const int value = Extend(static_cast<int>(bits << length >> (64 - size)), size);
+  return {.bits = static_cast<int16_t>(length + size), .run = static_cast<int16_t>(run), .value = static_cast<int16_t>(value)};
 }
 
 // The codes that the next bits hold as a whole, one after the other, up to the end of the block.
@@ -105,23 +102,24 @@ void HuffmanTable::BuildSkips() {
 
 // The functions that take a block work on a copy of the reader, which stays in registers.
 
-bool TakeFirst(const HuffmanTable& dc, BitReader* in, int* predictor) {
-  HuffmanTable::Coefficient coefficient;
-  in->Refill();
-  if (const uint32_t entry = dc.entries_[in->bits >> (64 - HuffmanTable::kDcBits)]; entry != 0) [[likely]] {
-    coefficient.value = static_cast<int16_t>(entry >> 16);
-    in->Skip(static_cast<int>(entry & 63));
-  } else if (!dc.Slow(in, &coefficient)) {
-    return false;
+inline bool TakeFirst(const HuffmanTable& dc, BitReader& in, int* predictor) {
+  in.Refill();
+  if (const uint32_t entry = dc.entries_[in.bits >> (64 - HuffmanTable::kDcBits)]; entry != 0) [[likely]] {
+    *predictor += static_cast<int16_t>(entry >> 16);
+    in.Skip(static_cast<int>(entry & 63));
+  } else {
+    const HuffmanTable::Code code = dc.Slow(in.bits);
+    if (code.bits == 0) return false;
+    *predictor += code.value;
+    in.Skip(code.bits);
   }
-  *predictor += coefficient.value;
   return *predictor == static_cast<int16_t>(*predictor);
 }
 
 int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader, int* predictor, int16_t* block) {
-  if (!TakeFirst(dc, reader, predictor)) return 0;
-  block[0] = static_cast<int16_t>(*predictor);
   BitReader in = *reader;
+  if (!TakeFirst(dc, in, predictor)) return 0;
+  block[0] = static_cast<int16_t>(*predictor);
   int k = 1;
   do {
     in.Refill();
@@ -129,13 +127,12 @@ int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reade
     for (int i = 0; i < 56 / HuffmanTable::kAcBits && k < 64; ++i) {
       const uint32_t entry = ac.entries_[in.bits >> (64 - HuffmanTable::kAcBits)];
       if (entry == 0) [[unlikely]] {
-        BitReader copy = in;
-        copy.Refill();
-        HuffmanTable::Coefficient coefficient;
-        if (!ac.Slow(&copy, &coefficient)) return 0;
-        in = copy;
-        k += coefficient.run;
-        block[kPlaces[k]] = static_cast<int16_t>(coefficient.value);
+        in.Refill();
+        const HuffmanTable::Code code = ac.Slow(in.bits);
+        if (code.bits == 0) return 0;
+        in.Skip(code.bits);
+        k += code.run;
+        block[kPlaces[k]] = code.value;
         ++k;
         break;
       }
@@ -151,8 +148,8 @@ int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reade
 }
 
 bool SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader, int* predictor) {
-  if (!TakeFirst(dc, reader, predictor)) return false;
   BitReader in = *reader;
+  if (!TakeFirst(dc, in, predictor)) return false;
   int k = 1;
   while (k < 64) {
     in.Refill();
@@ -161,12 +158,11 @@ bool SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader
       const int after = k + static_cast<int>(skip >> 5);
       // A block may be full before the last of these codes, which then are the next block's: one by one.
       if (skip == 0 || after > 63) [[unlikely]] {
-        BitReader copy = in;
-        copy.Refill();
-        HuffmanTable::Coefficient coefficient;
-        if (!ac.Slow(&copy, &coefficient)) return false;
-        in = copy;
-        k += coefficient.run + 1;
+        in.Refill();
+        const HuffmanTable::Code code = ac.Slow(in.bits);
+        if (code.bits == 0) return false;
+        in.Skip(code.bits);
+        k += code.run + 1;
         break;
       }
       k = after;

@@ -47,17 +47,18 @@ class HuffmanTable {
   bool Build(Kind kind, const uint8_t* counts, const uint8_t* symbols);
 
  private:
-  friend bool TakeFirst(const HuffmanTable&, BitReader*, int*);
+  friend bool TakeFirst(const HuffmanTable&, BitReader&, int*);
   friend int DecodeBlock(const HuffmanTable&, const HuffmanTable&, BitReader*, int*, int16_t*);
   friend bool SkipBlock(const HuffmanTable&, const HuffmanTable&, BitReader*, int*);
 
   // Few enough for the tables of a picture to stay in the first cache.
   static constexpr int kDcBits = 9, kAcBits = 11;
-  struct Coefficient {
-    int run = 0, value = 0;
+  struct Code {
+    int16_t bits = 0;  // with those of the coefficient; 0: there is no such code
+    int16_t run = 0, value = 0;
   };
-  // The general way, for any code; the reader is refilled. False if there is no such code.
-  bool Slow(BitReader* in, Coefficient* coefficient) const;
+  // The general way, for any code. `bits` are the next ones, from the highest on; 27 at least.
+  Code Slow(uint64_t bits) const;
   void BuildSkips();
 
   bool built_ = false;

@@ -48,7 +48,7 @@ void Pass(const int16_t* in, int step, int shift, int16_t* out, int out_step) {
   }
 }
 
-void InverseDctPlain(const int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
+void InverseDctPlain(int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
   int16_t rows[64], between[64];
   for (int y = 0; y < 8; ++y) {
     for (int x = 0; x < 8; ++x) {
@@ -56,6 +56,7 @@ void InverseDctPlain(const int16_t* coefficients, const int16_t* quantiser, uint
       rows[8 * y + x] = static_cast<int16_t>(coefficients[i] * quantiser[i]);
     }
   }
+  std::memset(coefficients, 0, sizeof(rows));
   for (int x = 0; x < 8; ++x) Pass(rows + x, 8, kFirstShift, between + x, 8);
   for (int y = 0; y < 8; ++y) {
     int16_t samples[8];
@@ -121,13 +122,14 @@ TIDEPOOL_AVX2 void PassAvx2(__m256i t[4]) {
   t[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
 }
 
-__attribute__((target("avx2"))) void InverseDctAvx2(const int16_t* coefficients, const int16_t* quantiser, uint8_t* out,
+__attribute__((target("avx2"))) void InverseDctAvx2(int16_t* coefficients, const int16_t* quantiser, uint8_t* out,
                                                     ptrdiff_t stride) {
   __m256i t[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    t[i] = _mm256_mullo_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(coefficients) + i),
-                              _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quantiser) + i));
+    auto* const rows = reinterpret_cast<__m256i*>(coefficients) + i;
+    t[i] = _mm256_mullo_epi16(_mm256_loadu_si256(rows), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quantiser) + i));
+    _mm256_storeu_si256(rows, _mm256_setzero_si256());
   }
   PassAvx2<kFirstShift>(t);
   PassAvx2<kSecondShift>(t);
@@ -147,7 +149,7 @@ __attribute__((target("avx2"))) void InverseDctAvx2(const int16_t* coefficients,
 
 }  // namespace
 
-void InverseDct(int level, const int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
+void InverseDct(int level, int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
 #if defined(__x86_64__)
   if (level >= 2) return InverseDctAvx2(coefficients, quantiser, out, stride);
 #endif

@@ -8,8 +8,9 @@
 namespace tidepool::data {
 
 // `coefficients` and `quantiser` have 64 places in the order of jpeg_huffman.h. Eight rows of eight samples go to `out`, `stride`
-// bytes apart. `level` of instructions as in resize_filter.h; the result does not depend on it.
-void InverseDct(int level, const int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride);
+// bytes apart. The coefficients are zero afterwards. `level` of instructions as in resize_filter.h; the result does not depend on
+// it.
+void InverseDct(int level, int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride);
 // For a block of which only the first coefficient is not zero.
 void InverseDctFlat(int coefficient, int quantiser, uint8_t* out, ptrdiff_t stride);
 
