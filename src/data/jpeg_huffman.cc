@@ -52,7 +52,12 @@ bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbol
       // 15 zeros and a zero; every other symbol without a coefficient ends the block.
       if (kind == Kind::kAc && size == 0 && run != 15) run = kEndOfBlock;
       const int bits = length + size;
-      if (bits > lookup) continue;
+      if (length > lookup) continue;
+      if (bits > lookup) {
+        const uint32_t entry = static_cast<uint32_t>(symbol) << 16 | static_cast<uint32_t>(length) << 8;
+        std::fill_n(entries_.begin() + (code << (lookup - length)), 1 << (lookup - length), entry);
+        continue;
+      }
       for (int value = 0; value < 1 << size; ++value) {
         const auto coefficient = static_cast<uint16_t>(size == 0 ? 0 : Extend(value, size));
         const uint32_t entry = uint32_t{coefficient} << 16 | static_cast<uint32_t>(run << 8 | bits);
@@ -69,11 +74,20 @@ bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbol
 }
 
 HuffmanTable::Code HuffmanTable::Slow(uint64_t bits) const {
-  const auto front = static_cast<uint32_t>(bits >> 48);
-  int length = 1;
-  while (length <= 16 && front >= end_[length]) ++length;
-  if (length > 16) return {};
-  const int symbol = symbols_[static_cast<size_t>(index_[length] + static_cast<int>(front >> (16 - length)))];
+  const uint32_t entry = entries_[bits >> (64 - (kind_ == Kind::kDc ? kDcBits : kAcBits))];
+  if ((entry & 63) != 0) {
+    return {.bits = static_cast<int16_t>(entry & 63),
+            .run = static_cast<int16_t>(entry >> 8 & 0xff),
+            .value = static_cast<int16_t>(entry >> 16)};
+  }
+  int symbol = static_cast<int>(entry >> 16), length = static_cast<int>(entry >> 8 & 0xff);
+  if (length == 0) {
+    const auto front = static_cast<uint32_t>(bits >> 48);
+    length = 1;
+    while (length <= 16 && front >= end_[length]) ++length;
+    if (length > 16) return {};
+    symbol = symbols_[static_cast<size_t>(index_[length] + static_cast<int>(front >> (16 - length)))];
+  }
   const int size = kind_ == Kind::kDc ? symbol : symbol & 15, run = kind_ == Kind::kDc ? 0 : symbol >> 4;
   if (size == 0) {
     return {.bits = static_cast<int16_t>(length),
@@ -91,7 +105,7 @@ void HuffmanTable::BuildSkips() {
     while (!ended) {
       const uint32_t entry = entries_[first << bits & (skips_.size() - 1)];
       const int more = static_cast<int>(entry & 63), run = static_cast<int>(entry >> 8 & 0xff);
-      if (entry == 0 || bits + more > kAcBits) break;
+      if (more == 0 || bits + more > kAcBits) break;
       bits += more;
       ended = run == kEndOfBlock;
       if (!ended) coefficients += run + 1;
@@ -104,7 +118,7 @@ void HuffmanTable::BuildSkips() {
 
 inline bool TakeFirst(const HuffmanTable& dc, BitReader& in, int* predictor) {
   in.Refill();
-  if (const uint32_t entry = dc.entries_[in.bits >> (64 - HuffmanTable::kDcBits)]; entry != 0) [[likely]] {
+  if (const uint32_t entry = dc.entries_[in.bits >> (64 - HuffmanTable::kDcBits)]; (entry & 63) != 0) [[likely]] {
     *predictor += static_cast<int16_t>(entry >> 16);
     in.Skip(static_cast<int>(entry & 63));
   } else {
@@ -126,7 +140,7 @@ int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reade
     // As many codes as one filling is sure to hold.
     for (int i = 0; i < 56 / HuffmanTable::kAcBits && k < 64; ++i) {
       const uint32_t entry = ac.entries_[in.bits >> (64 - HuffmanTable::kAcBits)];
-      if (entry == 0) [[unlikely]] {
+      if ((entry & 63) == 0) [[unlikely]] {
         in.Refill();
         const HuffmanTable::Code code = ac.Slow(in.bits);
         if (code.bits == 0) return 0;

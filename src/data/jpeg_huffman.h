@@ -67,7 +67,8 @@ class HuffmanTable {
   std::array<uint8_t, 256> symbols_ = {};
   std::array<uint32_t, 17> end_ = {};   // the first code behind those of l bits, as the upper bits of 16
   std::array<int32_t, 17> index_ = {};  // of the symbol of code 0 of l bits, were there one
-  // By the next bits: value in the upper 16, run (or kEndOfBlock) in bits 8 to 15, bits in all in the lowest 8. 0: not here.
+  // By the next bits: value in the upper 16, run (or kEndOfBlock) in bits 8 to 15, bits in all in the lowest 8. If those are 0,
+  // the coefficient is too long: the symbol and the bits of its code instead, or 0 if that is too long, too.
   std::array<uint32_t, 1 << kAcBits> entries_ = {};
   // By the next bits, of AC tables: how many coefficients all codes that stand there completely are for, from bit 5 on; whether
   // the last of them ends the block, in bit 4; bits in all. 0: none.
