@@ -10,6 +10,8 @@ namespace tidepool::data {
 namespace {
 
 constexpr size_t kPadding = 4096;  // more than the bits of a unit's codes: whether they were there is checked after it
+// Bytes of a scan from which on it is faster to prepare for blocks that are skipped.
+constexpr size_t kManyBlocks = 6 << 10;
 static_assert(kPadding >= 6 * 256 + 8);
 
 int CeilOf(int value, int divisor) { return (value + divisor - 1) / divisor; }
@@ -18,14 +20,15 @@ int CeilOf(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
 bool BaselineDecoder::Prepare(const BaselineHeader& header) {
   level_ = internal::ResizeLevel();
+  const bool skips = header.scan.size() >= kManyBlocks;
   for (size_t c = 0; c < header.components.size(); ++c) {
     const BaselineHeader::Component& component = header.components[c];
     if (component.dc < 0 || component.dc > 3 || component.ac < 0 || component.ac > 3 || component.quantiser == nullptr)
       return false;
     const BaselineHeader::Table& dc = header.dc[component.dc];
     const BaselineHeader::Table& ac = header.ac[component.ac];
-    if (dc.counts == nullptr || !dc_[component.dc].Build(HuffmanTable::Kind::kDc, dc.counts, dc.symbols)) return false;
-    if (ac.counts == nullptr || !ac_[component.ac].Build(HuffmanTable::Kind::kAc, ac.counts, ac.symbols)) return false;
+    if (dc.counts == nullptr || !dc_[component.dc].Build(HuffmanTable::Kind::kDc, dc.counts, dc.symbols, false)) return false;
+    if (ac.counts == nullptr || !ac_[component.ac].Build(HuffmanTable::Kind::kAc, ac.counts, ac.symbols, skips)) return false;
     for (int i = 0; i < 64; ++i) quantisers_[c][8 * kBlockRow[i / 8] + i % 8] = static_cast<int16_t>(component.quantiser[i]);
   }
   return true;

@@ -26,10 +26,10 @@ int Extend(int bits, int size) { return bits < 1 << (size - 1) ? bits - (1 << si
 
 }  // namespace
 
-bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbols) {
+bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbols, bool skips) {
   const int total = std::accumulate(counts + 1, counts + 17, 0);
   if (total > 256) return false;
-  if (built_ && kind == kind_ && std::equal(counts_.begin() + 1, counts_.end(), counts + 1) &&
+  if (built_ && kind == kind_ && has_skips_ >= skips && std::equal(counts_.begin() + 1, counts_.end(), counts + 1) &&
       std::equal(symbols, symbols + total, symbols_.begin())) {
     return true;
   }
@@ -68,7 +68,12 @@ bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbol
     end_[length] = code << (16 - length);
     code <<= 1;
   }
-  if (kind == Kind::kAc) BuildSkips();
+  has_skips_ = skips;
+  if (skips) {
+    BuildSkips();
+  } else {
+    skips_.fill(0);
+  }
   built_ = true;
   return true;
 }

@@ -43,8 +43,9 @@ class HuffmanTable {
   enum class Kind : uint8_t { kDc, kAc };
 
   // `counts[l]` codes have l bits (1 to 16), for the symbols in their order. False if that is no prefix code or has symbols that
-  // a picture of 8 bits cannot have. Nothing is done if the table is this one already.
-  bool Build(Kind kind, const uint8_t* counts, const uint8_t* symbols);
+  // a picture of 8 bits cannot have. `skips`: prepare for many blocks that are skipped, which takes longer than the rest. Nothing
+  // is done if the table is this one already.
+  bool Build(Kind kind, const uint8_t* counts, const uint8_t* symbols, bool skips);
 
  private:
   friend bool TakeFirst(const HuffmanTable&, BitReader&, int*);
@@ -61,7 +62,7 @@ class HuffmanTable {
   Code Slow(uint64_t bits) const;
   void BuildSkips();
 
-  bool built_ = false;
+  bool built_ = false, has_skips_ = false;
   Kind kind_ = Kind::kDc;
   std::array<uint8_t, 17> counts_ = {};
   std::array<uint8_t, 256> symbols_ = {};
@@ -71,7 +72,8 @@ class HuffmanTable {
   // the coefficient is too long: the symbol and the bits of its code instead, or 0 if that is too long, too.
   std::array<uint32_t, 1 << kAcBits> entries_ = {};
   // By the next bits, of AC tables: how many coefficients all codes that stand there completely are for, from bit 5 on; whether
-  // the last of them ends the block, in bit 4; bits in all. 0: none.
+  // the last of them ends the block, in bit 4; bits in all. 0: none,
+  // or not prepared.
   std::array<uint16_t, 1 << kAcBits> skips_ = {};
 };
 

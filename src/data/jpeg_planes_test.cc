@@ -419,14 +419,14 @@ TEST(HuffmanTable, RefusesWhatIsNoPrefixCode) {
   HuffmanTable table;
   uint8_t counts[17] = {}, symbols[256] = {};
   counts[1] = 3;
-  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kAc, counts, symbols));
+  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kAc, counts, symbols, true));
   counts[1] = 1;
   symbols[0] = 12;  // bits of a difference
-  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols));
+  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols, true));
   symbols[0] = 11;
-  EXPECT_TRUE(table.Build(HuffmanTable::Kind::kDc, counts, symbols));
+  EXPECT_TRUE(table.Build(HuffmanTable::Kind::kDc, counts, symbols, true));
   std::fill(std::begin(counts) + 1, std::end(counts), 255);
-  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols));
+  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols, true));
 }
 
 constexpr Normalisation kPlain = {{1, 1, 1}, {0, 0, 0}};
