@@ -264,6 +264,7 @@ TEST(CheckNodeDevices, SaysWhatIsAllowedInstead) {
   EXPECT_THAT(message("emulated:h200x2,share=round-robin"), HasSubstr("share is 'round-robin'"));
   EXPECT_THAT(message("emulated:v100x2,capacity=4MiB", 6 << 20), HasSubstr("and 6.00 MiB is asked for beside it"));
   EXPECT_THAT(message("hostx2"), HasSubstr("device name 'hostx2' is unknown"));
+  EXPECT_THAT(message("h200x8,seed=3"), HasSubstr("did you mean 'emulated:h200x8,seed=3'?"));
   EXPECT_THAT(message("host", -1), HasSubstr("capacity is -1 bytes"));
   EXPECT_THAT(message("emulated:h200x2", -1), HasSubstr("capacity is -1 bytes"));
   if (AvailableMemoryBytes().value() < int64_t{16} * 140'000'000'000) {
