@@ -254,6 +254,15 @@ TEST(CheckNodeDevices, GivesTheNameOfOneAndHowManyThereAre) {
   }
 }
 
+TEST(NameOfDevice, GivesEachItsOwnSeedWhereTimesHaveJitter) {
+  EXPECT_EQ(NameOfDevice("host", 3), "host");
+  EXPECT_EQ(NameOfDevice("emulated:h200,seed=3", 2), "emulated:h200,seed=3");
+  EXPECT_EQ(NameOfDevice("emulated:h200,jitter=resample", 0), "emulated:h200,jitter=resample");
+  EXPECT_EQ(NameOfDevice("emulated:h200,jitter=resample", 2), "emulated:h200,jitter=resample,seed=2");
+  EXPECT_EQ(NameOfDevice("emulated:h200,seed=3,jitter=lognormal", 2), "emulated:h200,jitter=lognormal,seed=5");
+  EXPECT_EQ(NameOfDevice("emulated:h200,jitter=lognormal,seed=3", 1), "emulated:h200,jitter=lognormal,seed=4");
+}
+
 TEST(CheckNodeDevices, SaysWhatIsAllowedInstead) {
   const auto message = [](const std::string& name, int64_t asked_bytes = 2 << 20) {
     return MessageOf(CheckNodeDevices({.name = name, .capacity_bytes = asked_bytes}, 2 << 20).status());
