@@ -24,7 +24,7 @@ struct DemoSettings {
   int64_t capacity_bytes = int64_t{200} << 20;  // of each
   absl::Duration length = absl::Seconds(60);    // of the load
   uint64_t seed = 1;
-  int64_t global_batch = 96, max_micro_batch = 64, evaluation_steps = 0;
+  int64_t global_batch = 128, max_micro_batch = 128, evaluation_steps = 0;
   double learning_rate = 0.002;
   int worker_threads = 0, train_threads = 0;    // 0: half of the cores
   double burst_load = 0.22, calm_load = 0.002;  // of one device, by solo latencies
