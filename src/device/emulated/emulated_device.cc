@@ -182,6 +182,17 @@ StatusOr<std::string> NameEverywhere(const std::string& name, const Spec& spec) 
 
 }  // namespace
 
+std::string NameOfDevice(const std::string& name, int device) {
+  const auto spec = ParseSpec(name);
+  if (device == 0 || !spec.ok() || spec->emulation.jitter == Jitter::kNone) return name;
+  constexpr std::string_view kKey = ",seed=";
+  std::string own = name;
+  if (const size_t seed = own.find(kKey); seed != std::string::npos) {
+    own.erase(seed, own.find(',', seed + 1) - seed);
+  }
+  return fmt::format("{}{}{}", own, kKey, spec->seed + static_cast<uint64_t>(device));
+}
+
 StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes) {
   TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
   if (spec.count > kMostNodeDevices) {

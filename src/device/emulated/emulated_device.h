@@ -13,6 +13,9 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceO
 // The same with times of another source than the bundle that the name gives; for tests and for sources that are no bundles.
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options,
                                                                    std::shared_ptr<const CostSource> costs);
+// The name under which one of several equal devices is opened by itself: where times have jitter each has a seed of its own, or
+// all would draw the same times. Other names are left as they are.
+std::string NameOfDevice(const std::string& name, int device);
 // CheckNodeDevices and CheckOneDevice (device.h) for a name with the prefix.
 StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes);
 StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes);
