@@ -47,6 +47,11 @@ StatusOr<int> IndexOf(const std::string& name) {
   return index;
 }
 
+Status CheckAsked(const DeviceOptions& options) {
+  if (options.capacity_bytes >= 0) return {};
+  return InvalidArgument("device '{}': capacity is {} bytes; allowed: 0 and above", options.name, options.capacity_bytes);
+}
+
 }  // namespace
 
 bool Event::Done() const { return state_ == nullptr || state_->Done(); }
@@ -95,10 +100,17 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenDevices(const DeviceOptions& 
   return InvalidArgument("device name '{}' is unknown; allowed: {}", options.name, kAllowedNames);
 }
 
-StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_bytes) {
-  if (options.capacity_bytes < 0) {
-    return InvalidArgument("device '{}': capacity is {} bytes; allowed: 0 and above", options.name, options.capacity_bytes);
+StatusOr<NodeDevices> CheckNodeDevices(const DeviceOptions& options, int64_t usual_bytes) {
+  if (options.name.starts_with(emulated::kPrefix)) {
+    TIDEPOOL_RETURN_IF_ERROR(CheckAsked(options));
+    return emulated::CheckEmulated(options, usual_bytes);
   }
+  TIDEPOOL_ASSIGN_OR_RETURN(OneDevice one, CheckOneDevice(options, usual_bytes));
+  return NodeDevices{.options = std::move(one.options), .computes = one.computes};
+}
+
+StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_bytes) {
+  TIDEPOOL_RETURN_IF_ERROR(CheckAsked(options));
   if (options.name.starts_with(emulated::kPrefix)) return emulated::CheckOneEmulated(options, usual_bytes);
   if (options.name.starts_with("cuda:")) {
     TIDEPOOL_RETURN_IF_ERROR(IndexOf(options.name).status());

@@ -232,6 +232,19 @@ inline constexpr std::string_view kOneDeviceHelp = "Device: host, cuda:N, or emu
 // `usual_bytes` (never more than the emulated hardware has). INVALID_ARGUMENT for an unknown name, for one that means several
 // devices or a timeline that other processes cannot follow, and for two sizes that differ; NOT_FOUND for an unknown profile.
 StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_bytes);
+// The equal devices of a node or of a training job, each of which is opened by itself, `count` times.
+struct NodeDevices {
+  DeviceOptions options;  // of each one, as OneDevice has them: the name is that of one device, the capacity one device's
+  int count = 1;
+  bool computes = true;  // false: mode=timing
+};
+inline constexpr int kMostNodeDevices = 16;
+// For the help of an option that takes them.
+inline constexpr std::string_view kNodeDevicesHelp =
+    "Device: host, cuda:N, or emulated:PROFILE[xCOUNT][,key=value]... (emulated:v100, emulated:h200x8)";
+// As CheckOneDevice, but a name may mean up to kMostNodeDevices devices: "emulated:h200x8,seed=3" is eight times
+// "emulated:h200,seed=3". RESOURCE_EXHAUSTED if several that compute results take more memory than the machine has available.
+StatusOr<NodeDevices> CheckNodeDevices(const DeviceOptions& options, int64_t usual_bytes);
 // The same device in another process: its memory comes from `memory_fd`, which is taken over.
 StatusOr<std::unique_ptr<Device>> AttachDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd);
 

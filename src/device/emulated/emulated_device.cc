@@ -151,25 +151,42 @@ StatusOr<int64_t> CapacityOf(const DeviceOptions& options, const Spec& spec, con
   return capacity / options.page_bytes * options.page_bytes;
 }
 
-// The same device for processes with other working folders.
-StatusOr<std::string> NameEverywhere(const std::string& name, const std::string& bundle) {
-  TIDEPOOL_ASSIGN_OR_RETURN(const profile::BundlePlace place, profile::FindBundle(bundle));
-  if (place.path.empty()) return name;
-  std::error_code error;
-  const std::string path = std::filesystem::absolute(place.path, error).lexically_normal().string();
-  if (error) return ErrnoError(error.value(), fmt::format("finding the folder of '{}'", place.path));
+// What computes results is really held; what only keeps time takes no memory.
+Status CheckAvailable(const std::string& name, const Spec& spec, int64_t capacity) {
+  if (!spec.functional) return {};
+  TIDEPOOL_ASSIGN_OR_RETURN(const int64_t available, AvailableMemoryBytes());
+  if (capacity <= available / spec.count) return {};
+  return ResourceExhausted(
+      "device '{}' computes real results and needs {} of memory; {} is available. Give it a capacity (capacity=SIZE), or "
+      "mode=timing, which keeps time only",
+      name, FormatBytes(capacity * spec.count), FormatBytes(available));
+}
+
+// One of the devices that `name` means, for processes with other working folders.
+StatusOr<std::string> NameEverywhere(const std::string& name, const Spec& spec) {
+  TIDEPOOL_ASSIGN_OR_RETURN(const profile::BundlePlace place, profile::FindBundle(spec.bundle));
+  std::string bundle = spec.bundle;
+  if (!place.path.empty()) {
+    std::error_code error;
+    const std::string path = std::filesystem::absolute(place.path, error).lexically_normal().string();
+    if (error) return ErrnoError(error.value(), fmt::format("finding the folder of '{}'", place.path));
+    if (path.find(',') == std::string::npos) bundle = path;  // no name can hold another path
+  }
   const size_t comma = name.find(',');
-  if (path.find(',') != std::string::npos) return name;  // no name can hold such a path
-  return fmt::format("{}{}{}", kPrefix, path, comma == std::string::npos ? "" : name.substr(comma));
+  const std::string keys = comma == std::string::npos ? "" : name.substr(comma);
+  const std::string one = fmt::format("{}{}{}", kPrefix, bundle, keys);
+  // A bundle whose own name ends like a number of devices.
+  const auto parsed = ParseSpec(one);
+  return parsed.ok() && parsed->bundle == bundle ? one : fmt::format("{}{}x1{}", kPrefix, bundle, keys);
 }
 
 }  // namespace
 
-StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes) {
+StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes) {
   TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
-  if (spec.count != 1) {
-    return InvalidArgument("device '{}' means {} devices; a node or a training job runs one device. Allowed here: '{}{}'",
-                           options.name, spec.count, kPrefix, spec.bundle);
+  if (spec.count > kMostNodeDevices) {
+    return InvalidArgument("device '{}' means {} devices; allowed on a node: 1 to {}", options.name, spec.count,
+                           kMostNodeDevices);
   }
   if (spec.virtual_clock) {
     return InvalidArgument("device '{}': clock is 'virtual', which sockets and other processes cannot follow; allowed here: real",
@@ -185,14 +202,26 @@ StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual
   }
   TIDEPOOL_ASSIGN_OR_RETURN(const auto bundle, profile::OpenBundle(spec.bundle));
   const profile::Hardware& hardware = bundle->manifest.hardware;
-  OneDevice device{.options = options, .computes = spec.functional};
-  TIDEPOOL_ASSIGN_OR_RETURN(device.options.name, NameEverywhere(options.name, spec.bundle));
+  NodeDevices devices{.options = options, .count = spec.count, .computes = spec.functional};
+  TIDEPOOL_ASSIGN_OR_RETURN(devices.options.name, NameEverywhere(options.name, spec));
   if (options.capacity_bytes == 0 && spec.capacity_bytes == 0) {
-    device.options.capacity_bytes =
+    devices.options.capacity_bytes =
         hardware.memory_bytes > 0 ? std::min(usual_bytes, static_cast<int64_t>(hardware.memory_bytes)) : usual_bytes;
   }
-  TIDEPOOL_ASSIGN_OR_RETURN(device.options.capacity_bytes, CapacityOf(device.options, spec, hardware));
-  return device;
+  TIDEPOOL_ASSIGN_OR_RETURN(devices.options.capacity_bytes, CapacityOf(devices.options, spec, hardware));
+  // One device says so itself when it is opened; of several, each one would fit.
+  if (spec.count > 1) TIDEPOOL_RETURN_IF_ERROR(CheckAvailable(options.name, spec, devices.options.capacity_bytes));
+  return devices;
+}
+
+StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes) {
+  TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
+  if (spec.count != 1) {
+    return InvalidArgument("device '{}' means {} devices; allowed here: one, '{}{}'", options.name, spec.count, kPrefix,
+                           spec.bundle);
+  }
+  TIDEPOOL_ASSIGN_OR_RETURN(NodeDevices devices, CheckEmulated(options, usual_bytes));
+  return OneDevice{.options = std::move(devices.options), .computes = devices.computes};
 }
 
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options) {
@@ -205,15 +234,7 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceO
                                                                    std::shared_ptr<const CostSource> costs) {
   TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
   TIDEPOOL_ASSIGN_OR_RETURN(const int64_t capacity, CapacityOf(options, spec, costs->manifest().hardware));
-  if (spec.functional) {
-    TIDEPOOL_ASSIGN_OR_RETURN(const int64_t available, AvailableMemoryBytes());
-    if (capacity > available / spec.count) {
-      return ResourceExhausted(
-          "device '{}' computes real results and needs {} of memory; {} is available. Give it a capacity (capacity=SIZE), or "
-          "mode=timing, which keeps time only",
-          options.name, FormatBytes(capacity * spec.count), FormatBytes(available));
-    }
-  }
+  TIDEPOOL_RETURN_IF_ERROR(CheckAvailable(options.name, spec, capacity));
   std::vector<UniqueFd> files;
   for (int32_t i = 0; i < spec.count; ++i) {
     TIDEPOOL_ASSIGN_OR_RETURN(UniqueFd fd,

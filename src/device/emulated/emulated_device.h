@@ -13,7 +13,8 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceO
 // The same with times of another source than the bundle that the name gives; for tests and for sources that are no bundles.
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options,
                                                                    std::shared_ptr<const CostSource> costs);
-// CheckOneDevice (device.h) for a name with the prefix.
+// CheckNodeDevices and CheckOneDevice (device.h) for a name with the prefix.
+StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes);
 StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes);
 // Shares the compute and copy timelines of the device with the other processes that have it. A system of several devices shares
 // memory only.

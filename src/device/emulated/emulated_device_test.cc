@@ -8,6 +8,7 @@
 #include "base/testing.h"
 #include "device/device_contract.h"
 #include "device/emulated/testing.h"
+#include "device/host/host_device.h"
 #include "profile/planted.h"
 
 namespace tidepool::device::emulated {
@@ -205,8 +206,7 @@ TEST(CheckOneDevice, SaysWhatIsAllowedInstead) {
   EXPECT_THAT(message("tpu"), HasSubstr("device name 'tpu' is unknown; allowed: host, cuda:<index>, emulated:<profile>"));
   EXPECT_THAT(message("v100"), HasSubstr("did you mean 'emulated:v100'?"));
   EXPECT_THAT(message("cuda:x"), HasSubstr("'cuda:x' is unknown"));
-  EXPECT_THAT(message("emulated:h200x8,mode=timing"),
-              HasSubstr("means 8 devices; a node or a training job runs one device. Allowed here: 'emulated:h200'"));
+  EXPECT_THAT(message("emulated:h200x8,mode=timing"), HasSubstr("means 8 devices; allowed here: one, 'emulated:h200'"));
   EXPECT_THAT(message("emulated:h200,clock=virtual"),
               HasSubstr("clock is 'virtual', which sockets and other processes cannot follow; allowed here: real"));
   EXPECT_THAT(message("emulated:h200,share=round-robin"),
@@ -228,6 +228,60 @@ TEST(CheckOneDevice, NamesAProfilesFolderSoThatEveryProcessFindsIt) {
   const auto device = CheckOneDevice({.name = fmt::format("{}{},mode=timing,seed=3", kPrefix, relative)}, 2 << 20);
   ASSERT_TRUE(device.ok()) << ToString(device.status());
   EXPECT_EQ(device->options.name, fmt::format("{},mode=timing,seed=3", name));
+}
+
+TEST(CheckNodeDevices, GivesTheNameOfOneAndHowManyThereAre) {
+  const auto check = [](const std::string& name) {
+    auto devices = CheckNodeDevices({.name = name, .capacity_bytes = 4 << 20}, 2 << 20);
+    EXPECT_TRUE(devices.ok()) << ToString(devices.status());
+    return devices.ok() ? *devices : NodeDevices{.count = -1};
+  };
+  EXPECT_EQ(check("host").count, 1);
+  EXPECT_EQ(check("host").options.name, "host");
+  EXPECT_EQ(check("emulated:h200").count, 1);
+  const NodeDevices several = check("emulated:h200x8,seed=3,mode=timing");
+  EXPECT_EQ(several.count, 8);
+  EXPECT_EQ(several.options.name, "emulated:h200,seed=3,mode=timing");
+  EXPECT_EQ(several.options.capacity_bytes, 4 << 20) << "of each one";
+  EXPECT_FALSE(several.computes);
+  EXPECT_TRUE(check("emulated:v100x2").computes);
+  EXPECT_EQ(check("emulated:h200x16,mode=timing").count, 16);
+  EXPECT_EQ(CheckNodeDevices({.name = "emulated:t4x3,mode=timing"}, int64_t{1} << 40)->options.capacity_bytes >> 20,
+            16'000'000'000 >> 20);
+  for (const NodeDevices& one : {several, check("emulated:v100x2")}) {
+    EXPECT_TRUE(CheckOneDevice(one.options, 0).ok()) << one.options.name;
+    EXPECT_TRUE(OpenDevice(one.options).ok()) << one.options.name;
+  }
+}
+
+TEST(CheckNodeDevices, SaysWhatIsAllowedInstead) {
+  const auto message = [](const std::string& name, int64_t asked_bytes = 2 << 20) {
+    return MessageOf(CheckNodeDevices({.name = name, .capacity_bytes = asked_bytes}, 2 << 20).status());
+  };
+  EXPECT_THAT(message("emulated:h200x17"), HasSubstr("means 17 devices; allowed on a node: 1 to 16"));
+  EXPECT_THAT(message("emulated:h200x0"), HasSubstr("the number of devices is '0'; allowed: 1 to 64"));
+  EXPECT_THAT(message("emulated:h200x2,clock=virtual"), HasSubstr("allowed here: real"));
+  EXPECT_THAT(message("emulated:h200x2,share=round-robin"), HasSubstr("share is 'round-robin'"));
+  EXPECT_THAT(message("emulated:v100x2,capacity=4MiB", 6 << 20), HasSubstr("and 6.00 MiB is asked for beside it"));
+  EXPECT_THAT(message("hostx2"), HasSubstr("device name 'hostx2' is unknown"));
+  EXPECT_THAT(message("host", -1), HasSubstr("capacity is -1 bytes"));
+  EXPECT_THAT(message("emulated:h200x2", -1), HasSubstr("capacity is -1 bytes"));
+  if (AvailableMemoryBytes().value() < int64_t{16} * 140'000'000'000) {
+    EXPECT_THAT(message("emulated:h200x16", int64_t{140'000'000'000}),
+                HasSubstr("is available. Give it a capacity (capacity=SIZE), or mode=timing"));
+  }
+}
+
+TEST(CheckNodeDevices, ABundleWhoseNameEndsLikeANumberOfDevicesStaysItself) {
+  tidepool::testing::TempDir folder;
+  const std::string name = profile::testing::WritePlantedBundle(folder.path(), {});
+  std::filesystem::rename(name.substr(kPrefix.size()), folder.File("cardx4"));
+  const std::string bundle = fmt::format("{}{}", kPrefix, folder.File("cardx4"));
+  const auto devices = CheckNodeDevices({.name = bundle + "x2,mode=timing"}, 2 << 20);
+  ASSERT_TRUE(devices.ok()) << ToString(devices.status());
+  EXPECT_EQ(devices->count, 2);
+  EXPECT_EQ(devices->options.name, bundle + "x1,mode=timing");
+  EXPECT_TRUE(OpenDevice(devices->options).ok());
 }
 
 // Both have the same engine: what one reserved the other cannot have. Lower bounds hold on any machine.
