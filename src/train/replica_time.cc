@@ -11,6 +11,7 @@
 #include "device/emulated/emulation.h"
 #include "device/emulated/spec.h"
 #include "model/cost.h"
+#include "model/weights.h"
 #include "profile/open.h"
 
 namespace tidepool::train {
@@ -87,7 +88,7 @@ class ReplicaTime final : public DeviceTime, private device::emulated::Emulation
     return fmt::format(
         "results took longer to compute on this machine than on {} emulated devices, in sum by {} after {}; "
         "allowed: {}",
-        devices(), FormatDuration(behind_), FormatDuration(elapsed_), FormatDuration(allowed));
+        devices(), tidepool::FormatDuration(behind_), tidepool::FormatDuration(elapsed_), tidepool::FormatDuration(allowed));
   }
 
  private:

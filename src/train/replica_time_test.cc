@@ -5,6 +5,7 @@
 
 #include "base/testing.h"
 #include "model/families.h"
+#include "model/weights.h"
 #include "profile/planted.h"
 
 namespace tidepool::train {
@@ -21,16 +22,18 @@ constexpr absl::Duration kLatency = absl::Microseconds(100);
 
 class ReplicaTimeTest : public ::testing::Test {
  protected:
-  // `suffix` follows the profile's name: "x4,collective=tree".
-  std::unique_ptr<DeviceTime> Make(const std::string& suffix) {
+  void SetUp() override {
     const std::vector<profile::OpRow> rows = {
         {.key = {.model = kModel, .phase = Phase::kForward, .batch = 1}, .median_us = 400},
         {.key = {.model = kModel, .phase = Phase::kBackward, .batch = 1}, .median_us = 600},
         {.key = {.model = kModel, .phase = Phase::kForward, .batch = 4}, .median_us = 1000},
         {.key = {.model = kModel, .phase = Phase::kBackward, .batch = 4}, .median_us = 1500},
         {.key = {.model = kModel, .phase = Phase::kOptimizer}, .median_us = 300}};
-    const auto devices =
-        CheckReplicas({.name = profile::testing::WritePlantedBundle(folder_.path(), rows) + suffix}, int64_t{4} << 20);
+    device_ = profile::testing::WritePlantedBundle(folder_.path(), rows);
+  }
+  // `suffix` follows the profile's name: "x4,collective=tree".
+  std::unique_ptr<DeviceTime> Make(const std::string& suffix) {
+    const auto devices = CheckReplicas({.name = device_ + suffix}, int64_t{4} << 20);
     EXPECT_TRUE(devices.ok()) << ToString(devices.status());
     auto made = CreateReplicaTime(*devices, graph_,
                                   {.pass = {.model = kModel}, .clock = &clock_, .stopped = [this] { return stopped_; }});
@@ -54,6 +57,7 @@ class ReplicaTimeTest : public ::testing::Test {
   }
 
   testing::TempDir folder_;
+  std::string device_;
   const model::Graph graph_ = model::BuildGraph(kModel).value();
   VirtualClock clock_;
   const VirtualClock::Actor actor_{&clock_};

@@ -10,6 +10,7 @@
 
 #include "base/units.h"
 #include "model/families.h"
+#include "model/weights.h"
 #include "pool/broker.h"
 #include "pool/client.h"
 #include "profile/planted.h"
