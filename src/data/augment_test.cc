@@ -4,6 +4,7 @@
 #include <set>
 
 #include "data/resize.h"
+#include "data/resize_filter.h"
 
 namespace tidepool::data {
 namespace {

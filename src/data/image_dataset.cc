@@ -5,7 +5,9 @@
 #include "data/containers.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
+#include "data/jpeg_planes.h"
 #include "data/resize.h"
+#include "data/resize_planes.h"
 
 namespace tidepool::data {
 namespace {
@@ -47,6 +49,7 @@ class ImageDataset : public Dataset {
  private:
   Status Decode(std::span<const std::byte> jpeg, int64_t index, const ReadOptions& options, std::span<float> output) const {
     thread_local CropResizer resizer;
+    thread_local PlaneResizer planes;
     TIDEPOOL_ASSIGN_OR_RETURN(const JpegInfo info, ReadJpegInfo(jpeg));
     const Crop crop = options.augment ? RandomResizedCrop(info.width, info.height, options_.min_area, options.augment_key,
                                                           static_cast<uint64_t>(index))
@@ -54,9 +57,13 @@ class ImageDataset : public Dataset {
     const int denominator = options_.decode == DecodeMode::kFullScale
                                 ? 1
                                 : ChooseScaleDenominator(crop.width, crop.height, options_.image_size, options_.image_size);
+    const Extraction extraction = options_.decode == DecodeMode::kCrop ? Extraction::kPart : Extraction::kWhole;
+    if (info.planes && denominator == 1) {
+      planes.Plan(info, crop, options_.image_size, normalisation_, output);
+      if (DecodeJpegPlanes(jpeg, info, extraction, planes.needed(), &planes)) return {};
+    }
     const int width = ScaledSide(info.width, denominator), height = ScaledSide(info.height, denominator);
     resizer.Plan(width, height, denominator, crop, options_.image_size, normalisation_, output);
-    const Extraction extraction = options_.decode == DecodeMode::kCrop ? Extraction::kPart : Extraction::kWhole;
     return DecodeJpegRows(jpeg, info, denominator, extraction, resizer.needed(), &resizer);
   }
 

@@ -12,6 +12,8 @@
 #include <memory>
 
 #include "base/units.h"
+#include "data/jpeg_baseline.h"
+#include "data/jpeg_planes.h"
 
 namespace tidepool::data {
 namespace {
@@ -192,6 +194,42 @@ class ImageSink : public RowSink {
   int top_ = 0;
 };
 
+// Fills in what DecodeJpegPlanes needs to know.
+void FindPlanes(const jpeg_decompress_struct& codec, JpegInfo* info) {
+  if (codec.progressive_mode || codec.arith_code || codec.data_precision != 8 || codec.jpeg_color_space != JCS_YCbCr) return;
+  if (codec.num_components != 3 || codec.comps_in_scan != 3) return;
+  if (codec.Ss != 0 || codec.Se != DCTSIZE2 - 1 || codec.Ah != 0 || codec.Al != 0) return;
+  for (int c = 0; c < 3; ++c) {
+    if (codec.cur_comp_info[c] != codec.comp_info + c) return;
+    if (c > 0 && (codec.comp_info[c].h_samp_factor != 1 || codec.comp_info[c].v_samp_factor != 1)) return;
+  }
+  const int width = codec.comp_info[0].h_samp_factor, height = codec.comp_info[0].v_samp_factor;
+  info->planes = width >= 1 && width <= 2 && height >= 1 && height <= 2;
+  info->chroma_width = width;
+  info->chroma_height = height;
+}
+
+BaselineHeader MakeBaselineHeader(const jpeg_decompress_struct& codec, const JpegInfo& info) {
+  BaselineHeader header = {.width = info.width,
+                           .height = info.height,
+                           .chroma_width = info.chroma_width,
+                           .chroma_height = info.chroma_height,
+                           .restart_interval = static_cast<int>(codec.restart_interval)};
+  for (int i = 0; i < 4; ++i) {
+    if (const JHUFF_TBL* table = codec.dc_huff_tbl_ptrs[i]) header.dc[i] = {.counts = table->bits, .symbols = table->huffval};
+    if (const JHUFF_TBL* table = codec.ac_huff_tbl_ptrs[i]) header.ac[i] = {.counts = table->bits, .symbols = table->huffval};
+  }
+  for (int c = 0; c < 3; ++c) {
+    const jpeg_component_info& component = codec.comp_info[c];
+    header.components[c] = {.dc = component.dc_tbl_no, .ac = component.ac_tbl_no};
+    if (component.quant_tbl_no < 0 || component.quant_tbl_no >= NUM_QUANT_TBLS) continue;
+    const JQUANT_TBL* const quantiser = codec.quant_tbl_ptrs[component.quant_tbl_no];
+    if (quantiser != nullptr) header.components[c].quantiser = quantiser->quantval;
+  }
+  header.scan = {reinterpret_cast<const std::byte*>(codec.src->next_input_byte), codec.src->bytes_in_buffer};
+  return header;
+}
+
 }  // namespace
 
 StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimits& limits) {
@@ -211,6 +249,7 @@ StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimit
     return InvalidArgument("JPEG header says {} x {} pixels; allowed: sides up to {} and {} pixels in all", info.width,
                            info.height, limits.max_side, limits.max_pixels);
   }
+  FindPlanes(decoder->codec, &info);
   info.header = decoder->header = ++counter;
   return info;
 }
@@ -241,6 +280,20 @@ Status DecodeJpegRows(std::span<const std::byte> jpeg, const JpegInfo& info, int
   sink->Begin(part);
   if (!RowsCore(decoder.get(), &part, info.cmyk, sink) || decoder->errors.damaged) return damaged();
   return {};
+}
+
+bool DecodeJpegPlanes(std::span<const std::byte> jpeg, const JpegInfo& info, Extraction extraction, const PlaneParts& wanted,
+                      PlaneSink* sink) {
+  thread_local BaselineDecoder baseline;
+  if (!info.planes) return false;
+  std::unique_ptr<Decoder>& decoder = TheDecoder();
+  if (decoder == nullptr) return false;
+  if (decoder->header != info.header) {
+    decoder->header = 0;
+    if (!HeaderCore(decoder.get(), Bytes(jpeg), jpeg.size())) return false;
+    decoder->header = info.header;
+  }
+  return baseline.Decode(MakeBaselineHeader(decoder->codec, info), extraction == Extraction::kWhole, wanted, sink);
 }
 
 Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image) {

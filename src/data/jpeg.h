@@ -27,6 +27,10 @@ struct JpegInfo {
   int width = 0;
   int height = 0;
   bool cmyk = false;
+  // Baseline coding of Y, Cb and Cr in one scan, for DecodeJpegPlanes (jpeg_planes.h); and how many pixels a chroma sample is
+  // for.
+  bool planes = false;
+  int chroma_width = 1, chroma_height = 1;
   uint64_t header = 0;  // internal: lets the decoder go on where ReadJpegInfo stopped
 };
 StatusOr<JpegInfo> ReadJpegInfo(std::span<const std::byte> jpeg, const JpegLimits& limits = {});

@@ -11,16 +11,9 @@
 
 #include "data/augment.h"
 #include "data/jpeg.h"
+#include "data/resize_filter.h"
 
 namespace tidepool::data {
-
-// The source samples of each output sample along one axis: `taps` weights per output, which add up to 1 << 12 exactly. `taps` is
-// even (a weight may be zero), because the multiplications take two samples at once.
-struct FilterAxis {
-  int taps = 0;
-  std::vector<int> first;
-  std::vector<int16_t> weights;
-};
 
 // Which pixels a crop needs, and then its tensor, made while the rows come: only as many are kept as one output row needs. One
 // object serves one picture after the other and keeps its memory. Thread-compatible.
@@ -59,10 +52,5 @@ class CropResizer : public RowSink {
 // For a whole picture decoded at 1/denominator.
 void CropToTensor(const Image& image, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
                   std::span<float> output);
-
-namespace internal {
-// Instead of the best instructions of this machine, for tests: 0 plain, 1 SSE2, 2 AVX2 where there is; -1 the best again.
-void ForceResizeLevel(int level);
-}  // namespace internal
 
 }  // namespace tidepool::data
