@@ -1,4 +1,4 @@
-// The bound of the calibrated model. Windows are bounded by Lagrangian paths as for the parity model (lower_bound.cc).
+// The bound of the calibrated model. Windows are bounded by Lagrangian paths as for the parity model (bound_oracle.h).
 //
 // Under the calibrated model the iteration is no sum over stages but what a schedule takes when it is played. Let t_i be the time
 // of stage i for one micro-batch with at most the messages that block it, T the largest, S the number of stages, N of
@@ -20,240 +20,22 @@
 #include "plan/calibrated_bound.h"
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
-#include "plan/op_splits.h"
+#include "plan/bound_oracle.h"
 #include "plan/programme_search.h"
 #include "plan/stage_programme.h"
 
 namespace tidepool::plan {
 namespace {
 
-constexpr double kLeastLambda = 0.01, kLambdaRatio = 1.6;
-constexpr int32_t kLambdas = 20;
-constexpr int32_t kWaiting[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 constexpr double kTolerance = 1e-4;  // the bound is made this much weaker, to save passes
 
-// What the cost model adds to sums over ops.
-struct Terms {
-  double messages = 1;     // times what a stage receives and sends over its edges
-  double context_mib = 0;  // memory = context + state + scale (held live + peak run + reserved)
-  double scale = 1;
-  std::vector<double> held;  // by stages behind: micro-batches that a stage holds at least; ascending
-};
-
-struct Lane {
-  double lambda = 0, waiting = 1;
-};
-
-// The least objective of every lane over all paths to an op, by the state at the op.
-class BoundFront {
- public:
-  BoundFront(const CostModel& model, const Terms& terms, const OpSplits& splits, const std::vector<double>& least_reserved_mib,
-             const std::vector<Lane>& lanes)
-      : model_(model),
-        terms_(terms),
-        splits_(splits),
-        least_reserved_mib_(least_reserved_mib),
-        lanes_(lanes),
-        width_(static_cast<int32_t>(lanes.size())) {
-    for (const Lane& lane : lanes_) {
-      lambda_.push_back(lane.lambda);
-      nu_.push_back(lane.lambda * lane.waiting * terms.scale);
-    }
-    now_.resize(static_cast<size_t>(splits.size()) * 2 * width_);
-    next_ = now_;
-  }
-
-  void Start(int32_t position) {
-    last_ = position;
-    reserved_mib_ = 0;
-    const double messages = Receives(position) ? terms_.messages : 0;
-    for (int32_t state = 0; state < splits_.size() * 2; ++state) {
-      const OpSplitCost& cost = splits_.At(position, state / 2);
-      const double us = cost.us + (state % 2 != 0 ? cost.again_us : 0) + messages * cost.in_us[0];
-      const double live = cost.input_mib + cost.activation_mib;
-      double* now = &now_[static_cast<size_t>(state) * width_];
-      for (int32_t i = 0; i < width_; ++i) {
-        now[i] = us + lambda_[i] * cost.state_mib + nu_[i] * live;
-      }
-    }
-  }
-
-  void Step(int32_t position) {
-    reserved_mib_ = std::max(reserved_mib_, LeastReserved(last_));
-    const bool may_switch = splits_.MaySwitch(position), starts = model_.ops().at(position).starts_layer;
-    const double* reshard = splits_.Reshard(position);
-    const double* nu = nu_.data();
-    for (int32_t split = 0; split < splits_.size(); ++split) {
-      const OpSplitCost& cost = splits_.At(position, split);
-      for (int32_t again = 0; again < 2; ++again) {
-        double* next = &next_[static_cast<size_t>(split * 2 + again) * width_];
-        std::fill(next, next + width_, kNever);
-        for (int32_t before = may_switch ? 0 : split; before < (may_switch ? splits_.size() : split + 1); ++before) {
-          const double add = reshard[static_cast<size_t>(before) * splits_.size() + split];
-          const double freed = again != 0 && !starts ? splits_.At(last_, before).activation_mib : 0;
-          const double* plain = &now_[static_cast<size_t>(before) * 2 * width_];
-          const double* recomputed = plain + width_;
-          for (int32_t i = 0; i < width_; ++i) {
-            const double a = plain[i], b = recomputed[i] - nu[i] * freed;
-            const double value = (a < b ? a : b) + add;
-            next[i] = value < next[i] ? value : next[i];
-          }
-        }
-        const double us = cost.us + (again != 0 ? cost.again_us : 0);
-        for (int32_t i = 0; i < width_; ++i) {
-          next[i] += us + lambda_[i] * cost.state_mib + nu[i] * cost.activation_mib;
-        }
-      }
-    }
-    std::swap(now_, next_);
-    last_ = position;
-  }
-
-  // Of the window that ends here, with each link behind it: a bound on its time for every lane, for a limit of 0.
-  void Ends(LinkClass out_link, std::vector<double>* bounds) const {
-    bounds->assign(width_, kNever);
-    const double messages = Sends(last_) ? terms_.messages : 0;
-    for (int32_t state = 0; state < splits_.size() * 2; ++state) {
-      double out = kNever;
-      for (int32_t first = 0; first < splits_.size(); ++first)
-        out = std::min(out, messages * splits_.OutUs(last_, first, state / 2, out_link));
-      const double* now = &now_[static_cast<size_t>(state) * width_];
-      for (int32_t i = 0; i < width_; ++i) (*bounds)[i] = std::min((*bounds)[i], now[i] + out);
-    }
-  }
-  // Of the window so far.
-  double reserved_mib() const { return std::max(reserved_mib_, LeastReserved(last_)); }
-  // Whether a stage that begins (ends) with such an op surely has one before (behind) it. Equal ops are not told apart, because
-  // windows that begin alike share what is computed here.
-  bool Receives(int32_t position) const { return model_.ops().ops[position] != model_.ops().ops.front(); }
-  bool Sends(int32_t position) const { return model_.ops().ops[position] != model_.ops().ops.back(); }
-  const std::vector<Lane>& lanes() const { return lanes_; }
-
- private:
-  double LeastReserved(int32_t position) const { return least_reserved_mib_[model_.ops().ops[position]]; }
-
-  const CostModel& model_;
-  const Terms& terms_;
-  const OpSplits& splits_;
-  const std::vector<double>& least_reserved_mib_;  // of a distinct op
-  std::vector<Lane> lanes_;
-  int32_t width_, last_ = -1;
-  double reserved_mib_ = 0;
-  std::vector<double> lambda_, nu_;
-  std::vector<double> now_, next_;  // [state][lane]
-};
-
-std::vector<Lane> LanesFor(double waiting_lo, double waiting_hi) {
-  std::vector<Lane> lanes = {{0, std::min(waiting_hi, 1.0)}};
-  for (size_t i = 0; i < std::size(kWaiting) && kWaiting[i] <= waiting_hi; ++i) {
-    if (i + 1 < std::size(kWaiting) && kWaiting[i + 1] <= waiting_lo) continue;
-    for (int32_t k = 0; k < kLambdas; ++k) {
-      lanes.push_back({kLeastLambda * std::pow(kLambdaRatio, k), static_cast<double>(kWaiting[i])});
-    }
-  }
-  return lanes;
-}
-
-class BoundOracle : public StageOracle {
- public:
-  // `micro_batches`: what is once per iteration is spread over so many.
-  BoundOracle(const StageProgramme& programme, Terms terms, int64_t micro_batches) : terms_(std::move(terms)) {
-    const CostModel& model = programme.model();
-    const OpList& ops = model.ops();
-    for (const int32_t size : programme.sizes()) {
-      splits_.emplace_back(model, size, programme.micro_batch(), micro_batches);
-      std::vector<double>& reserved = least_reserved_mib_.emplace_back(ops.distinct.size(), kNever);
-      for (size_t op = 0; op < ops.distinct.size(); ++op) {
-        const auto places = ops.PlacesOf(static_cast<uint16_t>(op));
-        if (places.empty()) continue;
-        for (int32_t split = 0; split < splits_.back().size(); ++split) {
-          const double mib =
-              model.UniformTotals(places.front(), 1, splits_.back().choice(split), programme.micro_batch()).reserved_mib;
-          reserved[op] = std::min(reserved[op], mib);
-        }
-      }
-    }
-  }
-
-  void Fill(const StageProgramme& programme, int32_t size, double limit_us, StartClass* blocks) const override {
-    const OpSplits& splits = splits_[size];
-    WindowBlock& inside = blocks->inside;
-    int32_t start = inside.empty() ? blocks->beyond.front().first : inside.first, q_lo = 1 << 30, q_hi = 0;
-    const auto see = [&](const WindowBlock& block) {
-      if (block.empty()) return;
-      start = std::min(start, block.first);
-      q_lo = std::min(q_lo, block.q_lo);
-      q_hi = std::max(q_hi, block.q_hi);
-    };
-    see(inside);
-    int32_t longest = inside.empty() ? 0 : inside.hi;
-    for (const WindowBlock& block : blocks->beyond) {
-      see(block);
-      longest = std::max(longest, programme.SegmentEnd(block.first) - block.first);
-    }
-    BoundFront front(programme.model(), terms_, splits, least_reserved_mib_[size],
-                     LanesFor(terms_.held[q_lo], terms_.held[q_hi]));
-    std::vector<double> ends[kLinkClasses];
-    const auto write = [&](const BoundFront& at, int32_t length, WindowBlock* block) {
-      for (int link = 0; link < kLinkClasses; ++link) at.Ends(static_cast<LinkClass>(link), &ends[link]);
-      Write(programme, splits, limit_us, at, ends, length, block);
-    };
-    const auto go_on = [&](BoundFront from, int32_t length, WindowBlock* block) {
-      while (length < block->hi) {
-        const int32_t position = block->first + length;
-        length == 0 ? from.Start(position) : from.Step(position);
-        if (++length >= block->lo) write(from, length, block);
-      }
-    };
-    for (int32_t length = 0; length <= longest; ++length) {
-      if (length > 0) {
-        length == 1 ? front.Start(start) : front.Step(start + length - 1);
-        if (!inside.empty() && length >= inside.lo && length <= inside.hi) write(front, length, &inside);
-      }
-      for (WindowBlock& block : blocks->beyond) {
-        if (programme.SegmentEnd(block.first) - block.first == length) go_on(front, length, &block);
-      }
-    }
-  }
-
- private:
-  void Write(const StageProgramme& programme, const OpSplits& splits, double limit_us, const BoundFront& front,
-             const std::vector<double> (&ends)[kLinkClasses], int32_t length, WindowBlock* block) const {
-    const double messages = front.Receives(block->first) ? terms_.messages : 0;
-    const std::vector<Lane>& lanes = front.lanes();
-    for (int32_t kind = 0; kind < programme.kinds(); ++kind) {
-      const StagePlace& place = programme.kind(kind);
-      double in_us = kNever;  // what the link before adds to a transfer within a node, at least
-      for (int32_t split = 0; split < splits.size(); ++split) {
-        const OpSplitCost& first = splits.At(block->first, split);
-        in_us = std::min(in_us, messages * (first.in_us[static_cast<int>(place.in_link)] - first.in_us[0]));
-      }
-      const std::vector<double>& bounds = ends[static_cast<int>(place.out_link)];
-      double best = 0;
-      size_t lane = 0;
-      for (int32_t q = 0; q <= block->q_hi; ++q) {
-        // Lanes ascend by waiting micro-batches; fewer of them give a bound too.
-        for (; lane < lanes.size() && lanes[lane].waiting <= terms_.held[q]; ++lane) {
-          const double room = programme.limit_mib(kind) - terms_.context_mib - terms_.scale * front.reserved_mib();
-          best = std::max(best, bounds[lane] - lanes[lane].lambda * room);
-        }
-        if (q < block->q_lo || best + in_us > limit_us) continue;
-        block->us[(static_cast<size_t>(q - block->q_lo) * programme.kinds() + kind) * block->lengths() + (length - block->lo)] =
-            best + in_us;
-      }
-    }
-  }
-
-  Terms terms_;
-  std::vector<OpSplits> splits_;                         // [size]
-  std::vector<std::vector<double>> least_reserved_mib_;  // [size][distinct op]: of any split
-};
-
 // Memory is affine in a stage's totals, so two stages that hold nothing but a MiB of one kind tell how.
-Terms CalibratedTerms(const CostModel& model, int64_t micro_batches, double blocking) {
-  Terms terms;
+BoundTerms CalibratedTerms(const CostModel& model, int64_t micro_batches, double blocking) {
+  BoundTerms terms;
+  terms.pays_at_list_ends = false;
+  terms.last_op_reserves = true;
   terms.messages = 2.0 * std::max(model.pipeline().chunks, 1) * blocking;
   StageTotals reserved, live;
   reserved.reserved_mib = live.activation_mib = 1;
@@ -266,8 +48,6 @@ Terms CalibratedTerms(const CostModel& model, int64_t micro_batches, double bloc
   }
   return terms;
 }
-
-// --- The calibrated model ---
 
 constexpr int32_t kMostPasses = 8;                // programmes that may be solved for one micro-batch
 constexpr int64_t kMostEvaluations = 12'000'000;  // of all of them; the first one is always solved
@@ -332,7 +112,13 @@ class CalibratedBound {
     if (programme.FloorUs() > most_us) return most_us;
     if (model_.cluster().gpus() > kManyGpus) return programme.FloorUs();  // work alone, as if memory were no matter
     if (most_us < kNever) programme.Expect(programme.Cap(most_us));
-    const BoundOracle oracle(programme, CalibratedTerms(model_, micro_batches_, blocking), kNotOnce);
+    BoundOracle::Options options;
+    options.terms = CalibratedTerms(model_, micro_batches_, blocking);
+    options.micro_batches = kNotOnce;
+    options.reserved_mib = [&](const OpSplits& splits, int32_t split, int32_t position) {
+      return model_.UniformTotals(position, 1, splits.choice(split), micro_batch_).reserved_mib;
+    };
+    const BoundOracle oracle(programme, std::move(options));
     const auto cuts = programme.Solve(oracle, most_us, workers_, interrupted_, nullptr, 0, kTolerance);
     evaluations_ += programme.evaluations();
     was_interrupted_ = was_interrupted_ || programme.was_interrupted();

@@ -10,8 +10,8 @@
 namespace tidepool::plan {
 namespace {
 
-constexpr int32_t kMostCuts = 7000;  // lists up to this long are cut anywhere at once
-constexpr int32_t kReach = 26;       // ops to both sides of a cut that are tried next
+constexpr int32_t kMostCuts = 14000;  // lists up to this long are cut anywhere at once
+constexpr int32_t kReach = 26;        // ops to both sides of a cut that are tried next
 constexpr int32_t kMostTries = 4;
 
 StatusOr<SearchResult> SearchWith(const CostModel& model, const SearchRequest& request, const StageBounds& where = {}) {

@@ -9,6 +9,7 @@ namespace tidepool::plan {
 namespace {
 
 constexpr int32_t kAlign = 8;
+constexpr double kSameShift = 1e-9;  // of a shift, and us or MiB: what rounding may do to it
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
@@ -143,6 +144,71 @@ void PathFront::Step(int32_t position) {
   }
   std::swap(now_, next_);
   last_ = position;
+}
+
+namespace {
+
+// Whether now - before is the same in all rows of `stride`; which is then in *shift.
+TIDEPOOL_PLAN_WIDE bool SameShift(const double* now, const double* before, int32_t rows, size_t stride, int32_t width,
+                                  std::vector<double>* shift) {
+  shift->resize(width);
+  double* first = shift->data();
+  for (int32_t i = 0; i < width; ++i) first[i] = now[i] - before[i];
+  for (int32_t row = 1; row < rows; ++row) {
+    const double *to = now + row * stride, *from = before + row * stride;
+    int32_t others = 0;
+    for (int32_t i = 0; i < width; ++i) {
+      const double apart = to[i] - from[i] - first[i];
+      others += static_cast<int32_t>(std::max(apart, -apart) > kSameShift * std::max(first[i], -first[i]) + kSameShift);
+    }
+    if (others > 0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool PathFront::Repeats(const PathFront& before, PathShift* shift) const {
+  const size_t stride = static_cast<size_t>(kFields) * width_;
+  const auto same = [&](Field field, std::vector<double>* of_lanes) {
+    return SameShift(At(now_, field, 0), At(before.now_, field, 0), states_, stride, width_, of_lanes);
+  };
+  if (!same(kObjective, &shift->objective) || !same(kUs, &shift->us) || !same(kState, &shift->state_mib) ||
+      !same(kWeight, &shift->weight_mib) || !same(kLive, &shift->live_mib)) {
+    return false;
+  }
+  for (const Field field : {kOpen, kPeak, kForward, kBackward, kFirst}) {
+    for (int32_t state = 0; state < states_; ++state) {
+      const double* now = At(now_, field, state);
+      if (!std::equal(now, now + width_, At(before.now_, field, state))) return false;
+    }
+  }
+  return true;
+}
+
+TIDEPOOL_PLAN_WIDE void PathFront::Advance(const PathShift& shift, double count) {
+  const auto add = [&](Field field, const std::vector<double>& of_lanes) __attribute__((always_inline)) {
+    const double* by = of_lanes.data();
+    for (int32_t state = 0; state < states_; ++state) {
+      double* now = At(now_, field, state);
+      for (int32_t i = 0; i < width_; ++i) now[i] += by[i] * count;
+    }
+  };
+  add(kObjective, shift.objective);
+  add(kUs, shift.us);
+  add(kState, shift.state_mib);
+  add(kWeight, shift.weight_mib);
+  add(kLive, shift.live_mib);
+}
+
+TIDEPOOL_PLAN_WIDE void PathShift::AddTo(PathEnds* ends, double count) const {
+  const auto add = [&](const std::vector<double>& by, std::vector<double>* field) __attribute__((always_inline)) {
+    for (size_t i = 0; i < field->size(); ++i) (*field)[i] += by[i] * count;
+  };
+  add(us, &ends->us);
+  add(state_mib, &ends->state_mib);
+  add(weight_mib, &ends->weight_mib);
+  add(live_mib, &ends->live_mib);
 }
 
 void PathFront::Ends(PathEnds* ends) const {

@@ -37,9 +37,17 @@ struct PathEnds {
 // resharding between them costs and what recomputation frees there is left out.
 void JoinEnds(const OpSplits& splits, const PathEnds& head, const PathEnds& tail, int32_t position, PathEnds* joined);
 
+// What one more repeat adds to each lane, once all paths go through it alike.
+struct PathShift {
+  std::vector<double> objective, us, state_mib, weight_mib, live_mib;
+  // Of `count` repeats, to `ends`.
+  void AddTo(PathEnds* ends, double count) const;
+};
+
 // The best paths that begin at one op and end at another, for every lane. Copies are independent. Thread-compatible.
 class PathFront {
  public:
+  using Shift = PathShift;
   PathFront(const CostModel& model, const OpSplits& splits, std::vector<PathLane> lanes);
 
   const std::vector<PathLane>& lanes() const { return lanes_; }
@@ -47,6 +55,10 @@ class PathFront {
   void Start(int32_t position, bool edge = true);
   // Goes on to the next op, which is like op `position` (a window that repeats may be walked at another place).
   void Step(int32_t position);
+  // Whether a repeat of ops, of which `before` has walked one less, made all paths longer by the same: so will the next ones.
+  bool Repeats(const PathFront& before, PathShift* shift) const;
+  // As if it had walked `count` repeats more.
+  void Advance(const PathShift& shift, double count);
   // Where an end costs as much as another, the first split is taken to be the last one.
   void Ends(PathEnds* ends) const;
 

@@ -43,10 +43,13 @@ class PathTable {
     }
   }
 
+  bool joins() const { return true; }
   void Read(const PathFront& front, PathEnds* ends) const { front.Ends(ends); }
   void Join(const PathEnds& head, const PathEnds& tail, int32_t op, PathEnds* ends) const {
     JoinEnds(splits_, head, tail, op, ends);
   }
+
+  void Shift(const PathShift& shift, double count, PathEnds* ends) const { shift.AddTo(ends, count); }
 
   void Write(const PathEnds& ends, int32_t last_op, int32_t length, WindowBlock* block) {
     if (ends.us[0] > limit_us_) return;  // the fastest path, whatever its memory
@@ -229,12 +232,14 @@ StagePtr PathPlanner::MakeStage(const StageProgramme& programme, const CutStage&
   for (int32_t k = 0; k < kExactPrices; ++k) {
     lanes.push_back({kLeastLambda * std::pow(kExactRatio, k), cut.place.stages_behind + 1.0});
   }
-  PathFront front(model, splits, std::move(lanes));
-  front.Start(cut.first);
-  for (int32_t i = 1; i < count; ++i) front.Step(cut.first + i);
-  std::vector<std::pair<double, int32_t>> order;
+  const PathFront front(model, splits, std::move(lanes));
+  const PathTable table(programme, splits, kNever, front.lanes());
   PathEnds ends;
-  front.Ends(&ends);
+  const int32_t begin = programme.PointOf(cut.first), end = programme.PointOf(cut.end);
+  PointWalk<PathFront, PathTable> walk(programme, table, front, begin, PointWalk<PathFront, PathTable>::From::kStage);
+  for (int32_t point = begin; point < end; ++point) walk.Next();
+  walk.Read(&ends);
+  std::vector<std::pair<double, int32_t>> order;
   for (int32_t lane = 0; lane < ends.lanes(); ++lane) order.emplace_back(ends.us[lane], lane);
   std::sort(order.begin(), order.end());
   Candidate best{kNever, nullptr};

@@ -18,11 +18,9 @@ constexpr double kSlack = 1 - 1e-12;  // so that rounding never excludes what is
 struct Least {
   double value = kNever, next = kNever;
 };
-template <bool kSum>
 void ScanOne(double us, double rest, double limit_us, Least* least) {
-  const double total = kSum ? us + rest : std::max(us, rest);
   if (us <= limit_us) {
-    least->value = std::min(least->value, total);
+    least->value = std::min(least->value, us + rest);
   } else if (rest < kNever) {
     least->next = std::min(least->next, us);
   }
@@ -30,32 +28,29 @@ void ScanOne(double us, double rest, double limit_us, Least* least) {
 
 // Two by two: the inner loop of the programme.
 using Two = double __attribute__((vector_size(16)));
-template <bool kSum>
 void ScanTwo(const double* us, const double* rest, const Two& limit, Two* value, Two* next) {
   const Two never = {kNever, kNever};
   Two t, behind;
   std::memcpy(&t, us, sizeof(t));
   std::memcpy(&behind, rest, sizeof(behind));
-  const Two total = kSum ? t + behind : (t > behind ? t : behind);
-  const Two candidate = t <= limit ? total : never;
+  const Two candidate = t <= limit ? t + behind : never;
   const Two above = (t > limit) & (behind < never) ? t : never;
   *value = candidate < *value ? candidate : *value;
   *next = above < *next ? above : *next;
 }
-template <bool kSum>
-void Scan(const double* us, const double* rest, int32_t count, double limit_us, Least* least) {
+void ScanSum(const double* us, const double* rest, int32_t count, double limit_us, Least* least) {
   const Two limit = {limit_us, limit_us}, never = {kNever, kNever};
   Two value[2] = {never, never}, next[2] = {never, never};
   int32_t i = 0;
   for (; i + 4 <= count; i += 4) {
-    ScanTwo<kSum>(us + i, rest + i, limit, &value[0], &next[0]);
-    ScanTwo<kSum>(us + i + 2, rest + i + 2, limit, &value[1], &next[1]);
+    ScanTwo(us + i, rest + i, limit, &value[0], &next[0]);
+    ScanTwo(us + i + 2, rest + i + 2, limit, &value[1], &next[1]);
   }
   for (int32_t lane = 0; lane < 4; ++lane) {
     least->value = std::min(least->value, value[lane / 2][lane % 2]);
     least->next = std::min(least->next, next[lane / 2][lane % 2]);
   }
-  for (; i < count; ++i) ScanOne<kSum>(us[i], rest[i], limit_us, least);
+  for (; i < count; ++i) ScanOne(us[i], rest[i], limit_us, least);
 }
 
 }  // namespace
@@ -126,6 +121,7 @@ void StageProgramme::PreparePoints() {
 void StageProgramme::PrepareClasses() {
   class_of_.resize(points_);
   segment_end_.resize(points_);
+  period_.assign(points_, 0);
   std::vector<int32_t> canonical(op_at_.begin(), op_at_.end() - 1);
   for (int32_t i = 0; i < points_; ++i) segment_end_[i] = i;
   for (const Segment& segment : model_.ops().segments) {
@@ -141,6 +137,7 @@ void StageProgramme::PrepareClasses() {
     for (int32_t i = begin; i < end; ++i) {
       canonical[i] = segment.first + (op_at_[i] - segment.first) % segment.period;
       segment_end_[i] = last;
+      period_[i] = step;
     }
   }
   std::map<int32_t, int32_t> class_ids;
@@ -305,6 +302,24 @@ void StageProgramme::Limit(double limit_us) {
   }
 }
 
+namespace {
+
+void FindLeast(WindowBlock* block) {
+  if (block->empty()) return;
+  const int32_t lengths = block->lengths(), chunks = block->chunks();
+  const size_t rows = block->us.size() / lengths;
+  block->least_us.resize(rows * chunks);
+  for (size_t row = 0; row < rows; ++row) {
+    double least = kNever;
+    for (int32_t length = lengths - 1; length >= 0; --length) {
+      least = std::min(least, block->us[row * lengths + length]);
+      if (length % WindowBlock::kChunk == 0) block->least_us[row * chunks + length / WindowBlock::kChunk] = least;
+    }
+  }
+}
+
+}  // namespace
+
 void StageProgramme::Fill(const StageOracle& oracle, Workers* workers) {
   std::vector<std::pair<int32_t, StartClass*>> jobs;
   for (size_t z = 0; z < sizes_.size(); ++z) {
@@ -322,8 +337,12 @@ void StageProgramme::Fill(const StageOracle& oracle, Workers* workers) {
     }
   }
   std::reverse(jobs.begin(), jobs.end());  // large sizes have the longest windows
-  workers->Run(static_cast<int32_t>(jobs.size()),
-               [&](int32_t job) { oracle.Fill(*this, jobs[job].first, limit_us_, jobs[job].second); });
+  workers->Run(static_cast<int32_t>(jobs.size()), [&](int32_t job) {
+    StartClass* const start = jobs[job].second;
+    oracle.Fill(*this, jobs[job].first, limit_us_, start);
+    FindLeast(&start->inside);
+    for (WindowBlock& block : start->beyond) FindLeast(&block);
+  });
 }
 
 template <typename Visit>
@@ -342,20 +361,21 @@ void StageProgramme::ForWindows(int32_t stages, int32_t gpus, int32_t size, int3
     if (q < block.q_lo || q > block.q_hi) return;
     const int32_t lo = std::max(block.lo, shortest), hi = std::min({block.hi, longest, most});
     if (hi < lo) return;
-    visit(&block.us[(static_cast<size_t>(q - block.q_lo) * kinds_.size() + kind) * block.lengths() + (lo - block.lo)], lo, hi);
+    const size_t row = static_cast<size_t>(q - block.q_lo) * kinds_.size() + kind;
+    const int32_t skipped = lo - block.lo;
+    visit(Row{&block.us[row * block.lengths() + skipped], &block.least_us[row * block.chunks()], lo, hi, skipped});
   };
   if (!start.inside.empty() && within > 0) part(start.inside, within);
   if (const int32_t at = beyond_of_[size][i]; at >= 0) part(start.beyond[at], points_);
 }
 
-template <bool kSum>
-void StageProgramme::Relax(int32_t stages, int32_t gpus, double limit_us, double* next_us) {
+void StageProgramme::RelaxSum(int32_t stages, int32_t gpus, double limit_us, double* next_us) {
   const Range range = Narrowed(stages, gpus);
   for (int32_t i = range.lo; i <= range.hi; ++i) {
     Least least;
     for (int32_t z = 0; z < static_cast<int32_t>(sizes_.size()) && sizes_[z] <= gpus; ++z) {
-      ForWindows(stages, gpus, z, i, [&](const double* us, int32_t lo, int32_t hi) {
-        Scan<kSum>(us, &State(stages - 1, gpus - sizes_[z], i + lo), hi - lo + 1, limit_us, &least);
+      ForWindows(stages, gpus, z, i, [&](const Row& row) {
+        ScanSum(row.us, &State(stages - 1, gpus - sizes_[z], i + row.lo), row.hi - row.lo + 1, limit_us, &least);
       });
     }
     State(stages, gpus, i) = least.value;
@@ -363,21 +383,80 @@ void StageProgramme::Relax(int32_t stages, int32_t gpus, double limit_us, double
   }
 }
 
-template <bool kSum>
-StageProgramme::Sum StageProgramme::Pass(double limit_us, Workers* workers) {
-  ++passes_;
+// The least max(t, rest), if it is below *value. Longer windows take longer, and what is left is less, so it is about where the
+// two cross; the least of all further on says when to stop. `least_rest`: of each end and those before it.
+void StageProgramme::ScanMax(const Row& row, const double* rest, const double* least_rest, double limit_us, double* value) {
+  const int32_t count = row.hi - row.lo + 1;
+  int32_t cross = 0;
+  for (int32_t end = count; cross < end;) {
+    const int32_t middle = cross + (end - cross) / 2;
+    if (row.us[middle] < rest[middle]) {
+      cross = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  const auto see = [&](int32_t k) {
+    if (row.us[k] <= limit_us) *value = std::min(*value, std::max(row.us[k], rest[k]));
+  };
+  for (int32_t k = cross; k < count;) {
+    const int32_t chunk = (row.skipped + k) / WindowBlock::kChunk;
+    if (!(row.least_us[chunk] < *value)) break;
+    const int32_t end = std::min(count, (chunk + 1) * WindowBlock::kChunk - row.skipped);
+    for (; k < end; ++k) see(k);
+  }
+  for (int32_t k = cross - 1; k >= 0 && least_rest[k] < *value; --k) see(k);
+}
+
+void StageProgramme::RelaxMax(int32_t stages, int32_t gpus, double limit_us) {
+  const Range range = Narrowed(stages, gpus);
+  double least = kNever;
+  for (int32_t i = range.lo; i <= range.hi; ++i) {
+    double value = kNever;
+    for (int32_t z = 0; z < static_cast<int32_t>(sizes_.size()) && sizes_[z] <= gpus; ++z) {
+      ForWindows(stages, gpus, z, i, [&](const Row& row) {
+        const int32_t behind = gpus - sizes_[z], end = i + row.lo;
+        ScanMax(row, &State(stages - 1, behind, end), &LeastState(stages - 1, behind, end), limit_us, &value);
+      });
+    }
+    State(stages, gpus, i) = value;
+    least = std::min(least, value);
+    LeastState(stages, gpus, i) = least;
+  }
+}
+
+StageProgramme::Sum StageProgramme::LeastOfAll() const {
   Sum sum;
-  if (band_hi_[0] < band_lo_[0] || band_hi_[gpus_] < band_lo_[gpus_]) return sum;
-  std::vector<double> next(gpus_ + 1, kNever);
-  State(0, 0, points_) = 0;
   for (int32_t stages = 1; stages <= bounds_.max_stages; ++stages) {
-    workers->Run(gpus_, [&](int32_t at) { Relax<kSum>(stages, at + 1, limit_us, &next[at + 1]); });
     const Range& whole = Narrowed(stages, gpus_);
     const double us = whole.lo == 0 && whole.hi == 0 ? State(stages, gpus_, 0) : kNever;
     if (bounds_.Allows(stages) && us < sum.us) sum = {us, stages, 0, kNever};
   }
+  return sum;
+}
+
+StageProgramme::Sum StageProgramme::SumPass(double limit_us, Workers* workers) {
+  ++passes_;
+  if (!CanBeCut()) return {};
+  std::vector<double> next(gpus_ + 1, kNever);
+  State(0, 0, points_) = 0;
+  for (int32_t stages = 1; stages <= bounds_.max_stages; ++stages) {
+    workers->Run(gpus_, [&](int32_t at) { RelaxSum(stages, at + 1, limit_us, &next[at + 1]); });
+  }
+  Sum sum = LeastOfAll();
   sum.next_us = *std::min_element(next.begin(), next.end());
   return sum;
+}
+
+double StageProgramme::MaxPass(double limit_us, Workers* workers) {
+  ++passes_;
+  if (!CanBeCut()) return kNever;
+  least_state_.assign(2 * states_, kNever);
+  State(0, 0, points_) = LeastState(0, 0, points_) = 0;
+  for (int32_t stages = 1; stages <= bounds_.max_stages; ++stages) {
+    workers->Run(gpus_, [&](int32_t at) { RelaxMax(stages, at + 1, limit_us); });
+  }
+  return LeastOfAll().us;
 }
 
 void StageProgramme::Narrow(double limit_us, Workers* workers) {
@@ -402,10 +481,12 @@ void StageProgramme::Narrow(double limit_us, Workers* workers) {
         const Range& range = narrowed[at(stages, gpus)];
         for (int32_t i = range.lo; i <= range.hi; ++i) {
           if (marks[offset_[gpus] + static_cast<size_t>(i - band_lo_[gpus])] == 0) continue;
-          ForWindows(stages, gpus, z, i, [&](const double* us, int32_t lo, int32_t hi) {
-            const double* rest = &State(stages - 1, behind, i + lo);
-            uint8_t* mark = reached + (i + lo - band);
-            for (int32_t k = 0; k <= hi - lo; ++k) mark[k] |= static_cast<uint8_t>(us[k] <= limit_us && rest[k] <= limit_us);
+          ForWindows(stages, gpus, z, i, [&](const Row& row) {
+            const double* rest = &State(stages - 1, behind, i + row.lo);
+            uint8_t* mark = reached + (i + row.lo - band);
+            for (int32_t k = 0; k <= row.hi - row.lo; ++k) {
+              mark[k] |= static_cast<uint8_t>(row.us[k] <= limit_us && rest[k] <= limit_us);
+            }
           });
         }
       }
@@ -429,9 +510,9 @@ std::vector<CutStage> StageProgramme::Trace(int32_t stages) const {
     const double want = State(stages, gpus, i);
     bool found = false;
     for (int32_t z = 0; z < static_cast<int32_t>(sizes_.size()) && sizes_[z] <= gpus && !found; ++z) {
-      ForWindows(stages, gpus, z, i, [&](const double* us, int32_t lo, int32_t hi) {
-        for (int32_t length = lo; length <= hi && !found; ++length) {
-          const double stage_us = us[length - lo];
+      ForWindows(stages, gpus, z, i, [&](const Row& row) {
+        for (int32_t length = row.lo; length <= row.hi && !found; ++length) {
+          const double stage_us = row.us[length - row.lo];
           if (stage_us > limit_us_ || stage_us + State(stages - 1, gpus - sizes_[z], i + length) != want) continue;
           StagePlace place = kinds_[kind_of_[static_cast<size_t>(gpus_ - gpus) * sizes_.size() + z]];
           place.stages_behind = stages - 1;
@@ -450,18 +531,18 @@ std::vector<CutStage> StageProgramme::Trace(int32_t stages) const {
 
 // The best of what Limit lets through, into *best if it is better. False: interrupted.
 bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>& interrupted, CutSolution* best) {
-  const Sum least = Pass<false>(limit_us_, workers);
-  if (least.us == kNever) return true;
+  const double least_us = MaxPass(limit_us_, workers);
+  if (least_us == kNever) return true;
   const double rest = static_cast<double>(micro_batches_ - 1);
   const double table_limit = limit_us_;
   double whole_limit = std::min(limit_us_, Cap(best->objective_us));
-  if (least.us > whole_limit) return true;
+  if (least_us > whole_limit) return true;
   // Solutions only get better, so what is left out now is not wanted later.
   Narrow(whole_limit, workers);
   // The sum at a limit, and the solution if it is the best so far.
   const auto sum_at = [&](double limit_us) {
     limit_us_ = limit_us;
-    Sum sum = Pass<true>(limit_us, workers);
+    Sum sum = SumPass(limit_us, workers);
     if (sum.us < kNever) {
       std::vector<CutStage> cuts = Trace(sum.stages);
       for (const CutStage& cut : cuts) sum.slowest_us = std::max(sum.slowest_us, cut.us);
@@ -477,14 +558,14 @@ bool StageProgramme::SolveLimited(Workers* workers, const std::function<bool()>&
     double hi_sum_us = 0;         // no limit in the interval has a smaller sum
   };
   std::vector<Interval> open;
-  const Sum first = sum_at(least.us);
+  const Sum first = sum_at(least_us);
   if (interrupted()) return false;
   // What the first solution excludes is left out for the time being; when stages were looked at closely, it may be wanted again.
   const std::vector<Range> wide = narrowed_;
   const auto restore = absl::MakeCleanup([&] { narrowed_ = wide; });
   if (const double tight = Cap(best->objective_us); tight < whole_limit) {
     whole_limit = tight;
-    Pass<false>(whole_limit, workers);
+    MaxPass(whole_limit, workers);
     Narrow(whole_limit, workers);
   }
   if (first.next_us < kNever && rest * first.next_us + LeastSumUs(first.next_us) < best->objective_us * (1 - tolerance_)) {
@@ -512,21 +593,25 @@ int32_t StageProgramme::PointOf(int32_t op) const {
   return static_cast<int32_t>(std::lower_bound(op_at_.begin(), op_at_.end(), op) - op_at_.begin());
 }
 
-double* StageProgramme::Entry(const CutStage& cut) {
+void StageProgramme::SetTime(const CutStage& cut) {
   const auto z = std::lower_bound(sizes_.begin(), sizes_.end(), cut.gpus) - sizes_.begin();
   const int32_t first = PointOf(cut.first), end = PointOf(cut.end);
   StartClass& start = table_[z][class_of_[first]];
   WindowBlock& block = end <= segment_end_[first] ? start.inside : start.beyond[beyond_of_[z][first]];
-  const int32_t kind = KindOf(cut.place.first_gpu, cut.gpus);
-  return &block.us[(static_cast<size_t>(cut.place.stages_behind - block.q_lo) * kinds_.size() + kind) * block.lengths() +
-                   (end - first - block.lo)];
+  const int32_t kind = KindOf(cut.place.first_gpu, cut.gpus), length = end - first - block.lo;
+  const size_t row = static_cast<size_t>(cut.place.stages_behind - block.q_lo) * kinds_.size() + kind;
+  block.us[row * block.lengths() + length] = cut.us;
+  for (int32_t chunk = 0; chunk <= length / WindowBlock::kChunk; ++chunk) {
+    double& least = block.least_us[row * block.chunks() + chunk];
+    least = std::min(least, cut.us);
+  }
 }
 
 void StageProgramme::Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best) {
   double slowest = 0, sum = 0;
   for (CutStage& cut : solution.stages) {
     cut.us = actual(cut);
-    *Entry(cut) = cut.us;
+    SetTime(cut);
     slowest = std::max(slowest, cut.us);
     sum += cut.us;
   }
@@ -554,7 +639,7 @@ double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Worker
     const bool last = limit >= most_us;
     Limit(std::min(limit, most_us));
     Fill(oracle, workers);
-    least_slowest_us_ = Pass<false>(limit_us_, workers).us;
+    least_slowest_us_ = MaxPass(limit_us_, workers);
     if (last || least_slowest_us_ < kNever) break;
     if (interrupted()) {
       was_interrupted_ = true;
@@ -564,7 +649,7 @@ double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Worker
   if (least_slowest_us_ == kNever) return kNever;
   const std::vector<Range> wide = narrowed_;
   Narrow(least_slowest_us_, workers);
-  const double sum = Pass<true>(least_slowest_us_, workers).us;
+  const double sum = SumPass(least_slowest_us_, workers).us;
   narrowed_ = wide;
   return static_cast<double>(micro_batches_ - 1) * least_slowest_us_ + sum;
 }

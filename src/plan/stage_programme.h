@@ -38,6 +38,10 @@ struct WindowBlock {
   int32_t lo = 0, hi = -1;      // both included
   int32_t q_lo = 0, q_hi = -1;  // both included
   std::vector<double> us;       // [q - q_lo][place kind][length - lo]
+  // [q - q_lo][place kind][chunk]: of kChunk lengths each; no window of that chunk or a longer one is faster.
+  std::vector<double> least_us;
+  static constexpr int32_t kChunk = 16;
+  int32_t chunks() const { return (lengths() + kChunk - 1) / kChunk; }
   int32_t lengths() const { return hi - lo + 1; }
   bool empty() const { return hi < lo || q_hi < q_lo; }
 };
@@ -109,8 +113,11 @@ class StageProgramme {
 
   // The op that a point stands for; the op behind the last one for the point behind the last one.
   int32_t OpAt(int32_t point) const { return op_at_[point]; }
+  int32_t PointOf(int32_t op) const;
   // The last point that the segment of point `first` reaches, and that windows of its class share; `first` if there is none.
   int32_t SegmentEnd(int32_t first) const { return segment_end_[first]; }
+  // How many points a repeat of the segment of point `first` has; 0: it is in none.
+  int32_t PeriodOf(int32_t first) const { return period_[first]; }
 
   // No plan of this micro-batch is faster, whatever the oracle says. Infinite: nothing can be cut at all.
   double FloorUs() const;
@@ -152,18 +159,24 @@ class StageProgramme {
   void PrepareClasses();
   void Limit(double limit_us);  // sets what is looked at
   void Fill(const StageOracle& oracle, Workers* workers);
-  template <bool kSum>
-  void Relax(int32_t stages, int32_t gpus, double limit_us, double* next_us);
-  template <bool kSum>
-  Sum Pass(double limit_us, Workers* workers);
+  // Passes: f of every number of stages, devices and point; with max instead of the sum, the least slowest stage.
+  void RelaxSum(int32_t stages, int32_t gpus, double limit_us, double* next_us);
+  void RelaxMax(int32_t stages, int32_t gpus, double limit_us);
+  Sum SumPass(double limit_us, Workers* workers);
+  double MaxPass(double limit_us, Workers* workers);
+  bool CanBeCut() const { return band_lo_[0] <= band_hi_[0] && band_lo_[gpus_] <= band_hi_[gpus_]; }
+  // The least of all numbers of stages.
+  Sum LeastOfAll() const;
   std::vector<CutStage> Trace(int32_t stages) const;
-  int32_t PointOf(int32_t op) const;
-  double* Entry(const CutStage& cut);
+  void SetTime(const CutStage& cut);  // in the table
   // Replaces the estimates of the solution's stages; its times become actual, and *best the better of the two.
   void Actualize(CutSolution solution, const std::function<double(const CutStage&)>& actual, CutSolution* best);
   bool SolveLimited(Workers* workers, const std::function<bool()>& interrupted, CutSolution* best);
   double& State(int32_t stages, int32_t gpus, int32_t op) {
     return state_[static_cast<size_t>(stages) * states_ + offset_[gpus] + static_cast<size_t>(op - band_lo_[gpus])];
+  }
+  double& LeastState(int32_t stages, int32_t gpus, int32_t op) {
+    return least_state_[static_cast<size_t>(stages % 2) * states_ + offset_[gpus] + static_cast<size_t>(op - band_lo_[gpus])];
   }
   const double& State(int32_t stages, int32_t gpus, int32_t op) const {
     return const_cast<StageProgramme*>(this)->State(stages, gpus, op);
@@ -174,7 +187,13 @@ class StageProgramme {
   // After a pass with max instead of the sum: from now on passes look only at states that some plan without a stage above
   // `limit_us` goes through.
   void Narrow(double limit_us, Workers* workers);
-  // Calls visit(block, row of times, shortest, longest) for what may follow from point i with `size`, of s stages on g devices.
+  struct Row {                                        // windows of one start and place, by length
+    const double *us = nullptr, *least_us = nullptr;  // of length lo; of the first chunk
+    int32_t lo = 0, hi = -1;                          // both included
+    int32_t skipped = 0;                              // lengths of the first chunk and on that are below lo
+  };
+  static void ScanMax(const Row& row, const double* rest, const double* least_rest, double limit_us, double* value);
+  // Calls visit(row) for what may follow from point i with `size`, of s stages on g devices.
   template <typename Visit>
   void ForWindows(int32_t stages, int32_t gpus, int32_t size, int32_t i, const Visit& visit) const;
   struct Range {
@@ -198,7 +217,7 @@ class StageProgramme {
   std::vector<std::vector<double>> fastest_us_, least_state_mib_;  // [size][point]
   std::vector<double> work_us_;                                    // devices * time
   std::vector<int32_t> least_length_;                              // of a stage that does not reach the end (skip tensors)
-  std::vector<int32_t> class_of_, segment_end_;                    // of a start
+  std::vector<int32_t> class_of_, segment_end_, period_;           // of a start
 
   double limit_us_ = 0;
   double expected_us_ = 0;  // 0: not known
@@ -213,6 +232,7 @@ class StageProgramme {
   std::vector<std::vector<StartClass>> table_;   // [size][class]
   std::vector<std::vector<int32_t>> beyond_of_;  // [size][start]: index in its class, or -1
   std::vector<double> state_;                    // [stages][devices][op]
+  std::vector<double> least_state_;  // [odd stages][devices][op]: of a max pass, the least of this op and those before
   int64_t evaluations_ = 0, passes_ = 0;
   bool was_interrupted_ = false;
 };
