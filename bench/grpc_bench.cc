@@ -87,7 +87,7 @@ void BM_RawEcho(benchmark::State& state) {
 
 void BM_Infer(benchmark::State& state) {
   FakeServer serving;
-  auto api = Api::Start(&serving, nullptr, {.http_port = -1, .grpc_port = 0, .metrics_port = -1});
+  auto api = Api::Start(&serving, {}, {.http_port = -1, .grpc_port = 0, .metrics_port = -1});
   if (!api.ok()) Fail(ToString(api.status()));
   const auto stub = inference::GRPCInferenceService::NewStub(Channel((*api)->grpc_target()));
   inference::ModelInferRequest request;

@@ -15,8 +15,8 @@ namespace {
 
 class ApiImpl : public Api {
  public:
-  ApiImpl(serve::Server* server, pool::Broker* broker, ApiOptions options)
-      : front_end_(server, broker, options),
+  ApiImpl(serve::Server* server, std::vector<pool::Broker*> brokers, ApiOptions options)
+      : front_end_(server, std::move(brokers), options),
         rest_router_(MakeRestRouter(&front_end_)),
         metrics_router_(MakeMetricsRouter(&front_end_)) {}
   ~ApiImpl() override { Shutdown(absl::InfinitePast()); }
@@ -148,10 +148,10 @@ Status ApiOptions::Validate() const {
   return absl::OkStatus();
 }
 
-StatusOr<std::unique_ptr<Api>> Api::Start(serve::Server* server, pool::Broker* broker, ApiOptions options) {
+StatusOr<std::unique_ptr<Api>> Api::Start(serve::Server* server, std::vector<pool::Broker*> brokers, ApiOptions options) {
   TIDEPOOL_RETURN_IF_ERROR(options.Validate());
   TIDEPOOL_ASSIGN_OR_RETURN(options.address, ResolveListenAddress(options.address));
-  auto api = std::make_unique<ApiImpl>(server, broker, std::move(options));
+  auto api = std::make_unique<ApiImpl>(server, std::move(brokers), std::move(options));
   TIDEPOOL_RETURN_IF_ERROR(api->Listen());
   return api;
 }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/options.h"
@@ -46,8 +47,8 @@ struct ApiOptions {
 class Api {
  public:
   // Binds every port before it serves any: ALREADY_EXISTS names the port that is taken, PERMISSION_DENIED a public address
-  // without allow_public. `server` and `broker` (may be null: no pool metrics) outlive the Api.
-  static StatusOr<std::unique_ptr<Api>> Start(serve::Server* server, pool::Broker* broker, ApiOptions options);
+  // without allow_public. `server` and `brokers` (by device; none: no pool metrics) outlive the Api.
+  static StatusOr<std::unique_ptr<Api>> Start(serve::Server* server, std::vector<pool::Broker*> brokers, ApiOptions options);
   virtual ~Api() = default;  // Shutdown(now)
 
   // The ports that are really bound; -1 for a front end that is off.

@@ -1,5 +1,7 @@
 #include "api/front_end.h"
 
+#include <utility>
+
 namespace tidepool::api {
 
 const char* const kServerVersion = TIDEPOOL_VERSION;
@@ -17,8 +19,8 @@ std::string_view IndexState(const serve::ModelStatus& status) {
 
 bool IsReady(const serve::ModelStatus& status) { return status.servable && status.state != serve::ModelState::kDraining; }
 
-FrontEnd::FrontEnd(serve::Server* server, pool::Broker* broker, const ApiOptions& options)
-    : server_(server), broker_(broker), options_(options), admin_(/*threads=*/2, /*queue_limit=*/64) {}
+FrontEnd::FrontEnd(serve::Server* server, std::vector<pool::Broker*> brokers, const ApiOptions& options)
+    : server_(server), brokers_(std::move(brokers)), options_(options), admin_(/*threads=*/2, /*queue_limit=*/64) {}
 
 Status FrontEnd::CheckOpen() const {
   if (draining_) return Unavailable("the server is draining and takes no new requests");

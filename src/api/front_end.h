@@ -30,10 +30,10 @@ bool IsReady(const serve::ModelStatus& status);
 // Thread-safe.
 class FrontEnd {
  public:
-  FrontEnd(serve::Server* server, pool::Broker* broker, const ApiOptions& options);
+  FrontEnd(serve::Server* server, std::vector<pool::Broker*> brokers, const ApiOptions& options);
 
   serve::Server& server() { return *server_; }
-  pool::Broker* broker() { return broker_; }  // may be null
+  const std::vector<pool::Broker*>& brokers() const { return brokers_; }  // by device; may be empty
   const ApiOptions& options() const { return options_; }
   Clock& clock() { return *options_.clock; }
   AdminExecutor& admin() { return admin_; }
@@ -59,7 +59,7 @@ class FrontEnd {
 
  private:
   serve::Server* const server_;
-  pool::Broker* const broker_;
+  const std::vector<pool::Broker*> brokers_;
   const ApiOptions options_;
   std::atomic<bool> draining_{false};
   AdminExecutor admin_;

@@ -42,7 +42,7 @@ class GrpcServerTest : public ::testing::Test {
     options.http_port = -1;
     options.grpc_port = 0;
     options.metrics_port = -1;
-    StatusOr<std::unique_ptr<Api>> api = Api::Start(&server_, nullptr, options);
+    StatusOr<std::unique_ptr<Api>> api = Api::Start(&server_, {}, options);
     ASSERT_TRUE(api.ok()) << ToString(api.status());
     api_ = *std::move(api);
     grpc::ChannelArguments arguments;
@@ -312,7 +312,7 @@ TEST_F(GrpcServerTest, EndsWithRequestsStillOpen) {
 
 TEST_F(GrpcServerTest, NamesThePortThatIsTaken) {
   const ApiOptions options{.http_port = -1, .grpc_port = api_->grpc_port(), .metrics_port = -1};
-  const StatusOr<std::unique_ptr<Api>> second = Api::Start(&server_, nullptr, options);
+  const StatusOr<std::unique_ptr<Api>> second = Api::Start(&server_, {}, options);
   EXPECT_EQ(second.status().code(), StatusCode::kAlreadyExists);
   EXPECT_THAT(ToString(second.status()), HasSubstr("gRPC cannot listen on 127.0.0.1:" + std::to_string(api_->grpc_port())));
 }

@@ -93,41 +93,59 @@ void AddModels(const std::vector<Model>& models, Families* families) {
   }
 }
 
-void AddPool(const pool::PoolStats& stats, Families* families) {
-  families->Gauge("tidepool_pool_pages", "Pages of the device by state");
-  families->Add({{"state", "free"}}, stats.free);
-  families->Add({{"state", "granted"}}, stats.granted);
-  families->Add({{"state", "returning"}}, stats.returning);
-  families->Add({{"state", "dirty"}}, stats.dirty);
-  families->Gauge("tidepool_pool_capacity_pages", "Pages of the device");
-  families->Add({}, stats.total);
-  families->Gauge("tidepool_pool_page_bytes", "Size of a page");
-  families->Add({}, stats.page_bytes);
-  families->Gauge("tidepool_pool_peak_granted_pages", "The most pages that were granted at one time");
-  families->Add({}, stats.peak_granted);
-  const std::pair<std::pair<const char*, const char*>, int64_t> counters[] = {
-      {{"tidepool_pool_violations_total", "Transitions after which the page ledger did not add up"}, stats.violations},
-      {{"tidepool_pool_grants_total", "Grants of pages"}, stats.grants},
-      {{"tidepool_pool_returns_total", "Returns of pages"}, stats.returns},
-      {{"tidepool_pool_revokes_total", "Requests to a tenant to give pages back"}, stats.revokes},
-      {{"tidepool_pool_fenced_total", "Tenants that were killed because they did not give pages back"}, stats.fenced},
-      {{"tidepool_pool_zeroed_pages_total", "Pages cleared for a new owner"}, stats.zeroed_pages},
+// One entry per device.
+void AddPools(const std::vector<pool::PoolStats>& pools, Families* families) {
+  const auto add = [&](Labels labels, size_t device, double value) {
+    if (pools.size() > 1) labels.emplace_back("device", fmt::format("{}", device));
+    families->Add(labels, value);
   };
-  for (const auto& [family, value] : counters) {
+  const auto each = [&](const Labels& labels, int64_t pool::PoolStats::*field) {
+    for (size_t i = 0; i < pools.size(); ++i) add(labels, i, static_cast<double>(pools[i].*field));
+  };
+  families->Gauge("tidepool_pool_pages", "Pages of the device by state");
+  each({{"state", "free"}}, &pool::PoolStats::free);
+  each({{"state", "granted"}}, &pool::PoolStats::granted);
+  each({{"state", "returning"}}, &pool::PoolStats::returning);
+  each({{"state", "dirty"}}, &pool::PoolStats::dirty);
+  families->Gauge("tidepool_pool_capacity_pages", "Pages of the device");
+  each({}, &pool::PoolStats::total);
+  families->Gauge("tidepool_pool_page_bytes", "Size of a page");
+  each({}, &pool::PoolStats::page_bytes);
+  families->Gauge("tidepool_pool_peak_granted_pages", "The most pages that were granted at one time");
+  each({}, &pool::PoolStats::peak_granted);
+  const std::pair<std::pair<const char*, const char*>, int64_t pool::PoolStats::*> counters[] = {
+      {{"tidepool_pool_violations_total", "Transitions after which the page ledger did not add up"},
+       &pool::PoolStats::violations},
+      {{"tidepool_pool_grants_total", "Grants of pages"}, &pool::PoolStats::grants},
+      {{"tidepool_pool_returns_total", "Returns of pages"}, &pool::PoolStats::returns},
+      {{"tidepool_pool_revokes_total", "Requests to a tenant to give pages back"}, &pool::PoolStats::revokes},
+      {{"tidepool_pool_fenced_total", "Tenants that were killed because they did not give pages back"}, &pool::PoolStats::fenced},
+      {{"tidepool_pool_zeroed_pages_total", "Pages cleared for a new owner"}, &pool::PoolStats::zeroed_pages},
+  };
+  for (const auto& [family, field] : counters) {
     families->Counter(family.first, family.second);
-    families->Add({}, value);
+    each({}, field);
   }
   const auto leases = [&](const char* name, const char* help, int64_t pool::LeaseStats::*pages) {
     families->Gauge(name, help);
-    for (const pool::LeaseStats& lease : stats.leases) {
-      families->Add(
-          {{"tenant", lease.name}, {"lease", fmt::format("{}", lease.id)}, {"class", std::string(pool::Name(lease.lease_class))}},
-          static_cast<double>(lease.*pages * stats.page_bytes));
+    for (size_t i = 0; i < pools.size(); ++i) {
+      for (const pool::LeaseStats& lease : pools[i].leases) {
+        add({{"tenant", lease.name},
+             {"lease", fmt::format("{}", lease.id)},
+             {"class", std::string(pool::Name(lease.lease_class))}},
+            i, static_cast<double>(lease.*pages * pools[i].page_bytes));
+      }
     }
   };
   leases("tidepool_lease_held_bytes", "Device memory that a tenant holds", &pool::LeaseStats::held_pages);
   leases("tidepool_lease_guaranteed_bytes", "Device memory that a tenant can always have", &pool::LeaseStats::guaranteed_pages);
   leases("tidepool_lease_limit_bytes", "Device memory that a tenant may hold now", &pool::LeaseStats::limit_pages);
+}
+
+// Where several devices serve: how many hold the model. Which ones is in the node's status.
+void AddReplicas(const std::vector<Model>& models, Families* families) {
+  families->Gauge("tidepool_model_devices", "Devices that hold the model");
+  for (const Model& model : models) families->Add({{"model", model.name}}, static_cast<double>(model.devices.size()));
 }
 
 void AddTritonNames(const std::vector<Model>& models, Families* families) {
@@ -160,7 +178,7 @@ void AddTritonNames(const std::vector<Model>& models, Families* families) {
 
 }  // namespace
 
-std::string RenderMetrics(serve::Server* server, pool::Broker* broker, const MetricsExportOptions& options) {
+std::string RenderMetrics(serve::Server* server, const std::vector<pool::Broker*>& brokers, const MetricsExportOptions& options) {
   const std::vector<Model> models = server->Models();
   Families families;
   families.Gauge("tidepool_build_info", "1, with the version as a label");
@@ -168,7 +186,10 @@ std::string RenderMetrics(serve::Server* server, pool::Broker* broker, const Met
   families.Gauge("tidepool_ready", "1 if requests are taken");
   families.Add({}, server->Ready() ? 1 : 0);
   AddModels(models, &families);
-  if (broker != nullptr) AddPool(broker->Stats(), &families);
+  if (brokers.size() > 1) AddReplicas(models, &families);
+  std::vector<pool::PoolStats> pools;
+  for (pool::Broker* broker : brokers) pools.push_back(broker->Stats());
+  if (!pools.empty()) AddPools(pools, &families);
   if (options.triton_names) AddTritonNames(models, &families);
   return Metrics::Default().Render() + families.Text();
 }

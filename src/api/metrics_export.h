@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "pool/broker.h"
 #include "serve/server.h"
@@ -14,7 +15,8 @@ struct MetricsExportOptions {
   bool triton_names = false;
 };
 
-// `broker` may be null. Names of our own pass `promtool check metrics`. Thread-safe.
-std::string RenderMetrics(serve::Server* server, pool::Broker* broker, const MetricsExportOptions& options);
+// `brokers` by device, may be empty; of several, what they say has the label `device`. Names of our own pass `promtool check
+// metrics`. Thread-safe.
+std::string RenderMetrics(serve::Server* server, const std::vector<pool::Broker*>& brokers, const MetricsExportOptions& options);
 
 }  // namespace tidepool::api

@@ -247,8 +247,8 @@ void RepositoryUnload(FrontEnd* front_end, RouteCall call) {
 void ScrapeMetrics(FrontEnd* front_end, RouteCall call) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body =
-      RenderMetrics(&front_end->server(), front_end->broker(), {.triton_names = front_end->options().metrics_compat == "triton"});
+  response.body = RenderMetrics(&front_end->server(), front_end->brokers(),
+                                {.triton_names = front_end->options().metrics_compat == "triton"});
   call.reply(std::move(response));
 }
 

@@ -67,7 +67,7 @@ class RestServer : public ::testing::Test {
     options.http_port = 0;
     options.grpc_port = -1;
     options.metrics_port = 0;
-    StatusOr<std::unique_ptr<Api>> api = Api::Start(&server_, nullptr, options);
+    StatusOr<std::unique_ptr<Api>> api = Api::Start(&server_, {}, options);
     ASSERT_TRUE(api.ok()) << ToString(api.status());
     api_ = *std::move(api);
   }
@@ -348,7 +348,7 @@ TEST_F(RestServer, CancelsWhatDoesNotEndInTime) {
 
 TEST_F(RestServer, NamesThePortThatIsTaken) {
   ApiOptions options{.http_port = api_->http_port(), .grpc_port = -1, .metrics_port = -1};
-  const StatusOr<std::unique_ptr<Api>> second = Api::Start(&server_, nullptr, options);
+  const StatusOr<std::unique_ptr<Api>> second = Api::Start(&server_, {}, options);
   EXPECT_EQ(second.status().code(), StatusCode::kAlreadyExists);
   EXPECT_THAT(ToString(second.status()), HasSubstr("REST port " + std::to_string(api_->http_port())));
 }

@@ -1,5 +1,7 @@
 #include "api/status_page.h"
 
+#include <fmt/ranges.h>
+
 #include "base/units.h"
 
 namespace tidepool::api {
@@ -24,17 +26,20 @@ std::string ModelRow(const serve::ModelStatus& model) {
   const auto optional = [](absl::Duration duration) {
     return duration > absl::ZeroDuration() ? tidepool::FormatDuration(duration) : "-";
   };
+  std::string resident = FormatBytes(model.resident_bytes);
+  if (!model.devices.empty()) resident += fmt::format(" on {}", fmt::join(model.devices, ", "));
   return fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-                     Escape(model.name), Escape(model.spec), Escape(state), FormatBytes(model.resident_bytes), model.requests,
-                     model.failures, optional(model.solo_latency), optional(model.slo));
+                     Escape(model.name), Escape(model.spec), Escape(state), resident, model.requests, model.failures,
+                     optional(model.solo_latency), optional(model.slo));
 }
 
-std::string PoolTable(const pool::PoolStats& stats) {
+std::string PoolTable(const pool::PoolStats& stats, const std::string& title) {
   const auto bytes = [&](int64_t pages) { return FormatBytes(pages * stats.page_bytes); };
   std::string out = fmt::format(
-      "<h2>Device memory</h2>\n<p>{} in all: {} free, {} granted, {} returning, {} dirty; {} violations.</p>\n"
+      "<h2>{}</h2>\n<p>{} in all: {} free, {} granted, {} returning, {} dirty; {} violations.</p>\n"
       "<table><tr><th>tenant</th><th>class</th><th>holds</th><th>guaranteed</th><th>limit</th></tr>\n",
-      bytes(stats.total), bytes(stats.free), bytes(stats.granted), bytes(stats.returning), bytes(stats.dirty), stats.violations);
+      title, bytes(stats.total), bytes(stats.free), bytes(stats.granted), bytes(stats.returning), bytes(stats.dirty),
+      stats.violations);
   for (const pool::LeaseStats& lease : stats.leases) {
     out += fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n", Escape(lease.name),
                        pool::Name(lease.lease_class), bytes(lease.held_pages), bytes(lease.guaranteed_pages),
@@ -55,7 +60,10 @@ std::string RenderStatusPage(FrontEnd* front_end) {
       kServerVersion, front_end->Ready() ? "Ready" : "Not ready");
   for (const serve::ModelStatus& model : front_end->server().Models()) page += ModelRow(model);
   page += "</table>\n";
-  if (front_end->broker() != nullptr) page += PoolTable(front_end->broker()->Stats());
+  const std::vector<pool::Broker*>& brokers = front_end->brokers();
+  for (size_t i = 0; i < brokers.size(); ++i) {
+    page += PoolTable(brokers[i]->Stats(), brokers.size() > 1 ? fmt::format("Memory of device {}", i) : "Device memory");
+  }
   return page + "</html>\n";
 }
 

@@ -133,7 +133,8 @@ TEST_F(EveryVerb, ThatRunsADeviceTakesTheSameNames) {
     };
     EXPECT_THAT(run("v100"), HasSubstr("device name 'v100' is unknown; allowed: host, cuda:<index>, emulated:<profile>"))
         << verb->path();
-    EXPECT_THAT(run("emulated:h200x8"), HasSubstr("means 8 devices")) << verb->path();
+    EXPECT_THAT(run("emulated:h200x0"), HasSubstr("the number of devices is '0'")) << verb->path();
+    EXPECT_THAT(run("emulated:h200x17"), HasSubstr("means 17 devices")) << verb->path();
     EXPECT_THAT(run("emulated:nothing"), HasSubstr("there is no profile 'nothing'")) << verb->path();
     EXPECT_THAT(run("emulated:v100,clock=virtual"), HasSubstr("allowed here: real")) << verb->path();
   }

@@ -116,7 +116,7 @@ std::vector<pool::HandoverRecord> HandoversDuring(const DemoRun& run) {
   return records;
 }
 
-DemoFigures FiguresOf(const DemoRun& run, const DemoPlan& plan, const pool::PoolStats& pool) {
+DemoFigures FiguresOf(const DemoRun& run, const DemoPlan& plan, const std::vector<pool::PoolStats>& pools) {
   DemoFigures figures;
   LoadFigures(run, plan, &figures);
   TrainFigures(run, &figures);
@@ -141,9 +141,15 @@ DemoFigures FiguresOf(const DemoRun& run, const DemoPlan& plan, const pool::Pool
     for (const auto& [name, value] : HandoverParts({})) parts.push_back({name, {}});
   }
   for (auto& [name, values] : parts) figures.parts_ms.emplace_back(name, PercentilesOf(std::move(values)));
-  figures.capacity_bytes = pool.total * pool.page_bytes;
-  figures.peak_granted_bytes = pool.peak_granted * pool.page_bytes;
-  figures.violations = pool.violations;
+  for (const pool::PoolStats& pool : pools) {
+    const DeviceMemory memory{.capacity_bytes = pool.total * pool.page_bytes,
+                              .peak_granted_bytes = pool.peak_granted * pool.page_bytes,
+                              .violations = pool.violations};
+    figures.capacity_bytes += memory.capacity_bytes;
+    figures.peak_granted_bytes += memory.peak_granted_bytes;
+    figures.violations += memory.violations;
+    figures.devices.push_back(memory);
+  }
   for (const serve::ServeEvent& event : run.timeline.serve) {
     if (event.start < run.start || event.start > run.end) continue;
     figures.loads += event.kind == serve::ServeEvent::Kind::kLoad;

@@ -10,7 +10,7 @@
 namespace tidepool::cli {
 
 // Needs run.start, end, load, timeline. Every mode is held to the SLOs of the plan.
-DemoFigures FiguresOf(const DemoRun& run, const DemoPlan& plan, const pool::PoolStats& pool);
+DemoFigures FiguresOf(const DemoRun& run, const DemoPlan& plan, const std::vector<pool::PoolStats>& pools);
 
 // The records of memory that training gave to a model while the load ran, granted or not.
 std::vector<pool::HandoverRecord> HandoversDuring(const DemoRun& run);

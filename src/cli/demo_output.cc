@@ -13,6 +13,12 @@ namespace tidepool::cli {
 namespace {
 
 nlohmann::json FiguresJson(const DemoFigures& figures) {
+  nlohmann::json devices = nlohmann::json::array();
+  for (const DeviceMemory& device : figures.devices) {
+    devices.push_back({{"capacity_bytes", device.capacity_bytes},
+                       {"peak_granted_bytes", device.peak_granted_bytes},
+                       {"violations", device.violations}});
+  }
   nlohmann::json parts = nlohmann::json::object();
   for (const auto& [name, value] : figures.parts_ms) parts[name] = {{"mean", value.mean}, {"p50", value.p50}, {"p99", value.p99}};
   return {{"slo_attainment", figures.slo_attainment},
@@ -48,7 +54,8 @@ nlohmann::json FiguresJson(const DemoFigures& figures) {
           {"memory",
            {{"capacity_bytes", figures.capacity_bytes},
             {"peak_granted_bytes", figures.peak_granted_bytes},
-            {"violations", figures.violations}}}};
+            {"violations", figures.violations},
+            {"devices", devices}}}};
 }
 
 const char* BaselineKey(serve::Mode mode) {
@@ -87,10 +94,11 @@ std::string EmulationText(const DemoResult& result) {
   const train::TrainProgress& training = result.main.training.latest;
   const auto busy = [&](device::EngineKind engine) { return tidepool::FormatDuration(emulation.report.busy.at(engine)); };
   std::string text = fmt::format(
-      "  emulated    {}: {}\n              of {}: {} busy computing ({} of it in training), {} copying models to it\n",
+      "  emulated    {}: {}\n              of {}: {} busy computing ({} of it in training), {} copying models to {}\n",
       result.settings.device, device::emulated::Describe(emulation.properties),
       tidepool::FormatDuration(emulation.report.elapsed), busy(device::EngineKind::kCompute),
-      tidepool::FormatDuration(absl::Seconds(training.device_seconds)), busy(device::EngineKind::kHostToDevice));
+      tidepool::FormatDuration(absl::Seconds(training.device_seconds)), busy(device::EngineKind::kHostToDevice),
+      result.settings.devices > 1 ? "them, all together" : "it");
   if (training.device_samples_per_s > 0) {
     text += fmt::format("              training at the device's pace: {:.1f} samples/s\n", training.device_samples_per_s);
   }
@@ -118,6 +126,11 @@ int LaneOf(std::vector<std::string>* lanes, const std::string& name) {
 
 double HandoverLimitMs(const DemoFigures& figures) { return figures.longest_operator_ms + 5; }
 
+std::string DevicesText(const DemoSettings& settings) {
+  const std::string memory = FormatBytes(settings.capacity_bytes);
+  return settings.devices > 1 ? fmt::format("{} devices of {}", settings.devices, memory) : "a device of " + memory;
+}
+
 std::string DemoJson(const DemoResult& result) {
   nlohmann::json json = FiguresJson(result.main.figures);
   json["mode"] = serve::Name(result.main.mode);
@@ -125,6 +138,7 @@ std::string DemoJson(const DemoResult& result) {
   json["seed"] = result.settings.seed;
   json["machine"] = result.machine;
   json["device"] = result.settings.device;
+  json["device_count"] = result.settings.devices;
   if (const auto& emulation = result.main.emulation; emulation.has_value())
     json["emulation"] = EmulationJson(*emulation, result.main.training.latest);
   json["models"] = result.settings.data.models.size();
@@ -165,6 +179,13 @@ std::string DemoText(const DemoResult& result) {
   for (const auto& [name, value] : main.parts_ms) text += fmt::format("  {} {:.2f}/{:.2f}", name, value.p50, value.p99);
   text += fmt::format("\n  memory      peak {} of {} granted, {} violations; {} micro-batches thrown away\n",
                       FormatBytes(main.peak_granted_bytes), FormatBytes(main.capacity_bytes), main.violations, main.aborts);
+  if (main.devices.size() > 1) {
+    text += fmt::format("  devices     {}, the first one trains; peaks", main.devices.size());
+    for (const DeviceMemory& device : main.devices) {
+      text += fmt::format("  {} of {}", FormatBytes(device.peak_granted_bytes), FormatBytes(device.capacity_bytes));
+    }
+    text += "\n";
+  }
   if (const auto& emulation = result.main.emulation; emulation.has_value()) text += EmulationText(result);
   if (!result.main.load.kept_up) text += "  note        the load generator itself was late: latencies hold its own delay too\n";
   for (const StaticSplit& split : result.static_splits) {
@@ -188,7 +209,9 @@ Status WriteDemoTrace(const DemoResult& result, const std::string& path) {
   trace->NameProcess(kPool, "memory pool");
   std::vector<std::string> lanes;
   for (const serve::ServeEvent& event : data.serve) {
-    const int lane = LaneOf(&lanes, event.model.empty() ? "node" : event.model);
+    std::string name = event.model.empty() ? "node" : event.model;
+    if (data.devices > 1) name += fmt::format(", device {}", event.device);
+    const int lane = LaneOf(&lanes, name);
     static constexpr const char* kNames[] = {"execute", "load", "evict", "pause training", "resume training"};
     trace->Complete(kServing, lane, kNames[static_cast<int>(event.kind)], event.start, event.duration,
                     {{"batch", std::to_string(event.batch)}, {"bytes", std::to_string(event.bytes)}});
@@ -222,7 +245,7 @@ Status WriteDemoTrace(const DemoResult& result, const std::string& path) {
     for (const auto& [tenant, pages] : sample.held) {
       held.emplace_back(data.tenants[tenant], static_cast<double>(pages * data.page_bytes) / static_cast<double>(kMiB));
     }
-    trace->Counter(kPool, "MiB held", sample.time, held);
+    trace->Counter(kPool, data.devices > 1 ? fmt::format("MiB held, device {}", sample.device) : "MiB held", sample.time, held);
   }
   return trace->Finish();
 }

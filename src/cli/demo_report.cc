@@ -26,10 +26,11 @@ std::string Name(const DemoRun& run) {
 
 double At(const DemoRun& run, absl::Time time) { return absl::ToDoubleSeconds(time - run.start); }
 
-std::string MemoryPlot(const DemoRun& run) {
+std::string MemoryPlot(const DemoRun& run, int device) {
   const cluster::TimelineData& data = run.timeline;
   std::vector<int64_t> weight(data.tenants.size(), 0);
   for (const cluster::MemorySample& sample : data.memory) {
+    if (sample.device != device) continue;
     for (const auto& [tenant, pages] : sample.held) weight[tenant] += pages;
   }
   std::vector<size_t> order(data.tenants.size());
@@ -48,20 +49,26 @@ std::string MemoryPlot(const DemoRun& run) {
   std::vector<double> x;
   const absl::Time from = run.start - absl::Seconds(1), until = run.end + absl::Seconds(1);
   for (const cluster::MemorySample& sample : data.memory) {
-    if (sample.time < from || sample.time > until) continue;
+    if (sample.device != device || sample.time < from || sample.time > until) continue;
     x.push_back(At(run, sample.time));
     for (Series& one : series) one.y.push_back(0);
     for (const auto& [tenant, pages] : sample.held)
       series[row_of[tenant]].y.back() += static_cast<double>(pages * data.page_bytes);
   }
-  return report::StackedAreaPlot(x, series,
-                                 {.title = "Memory per tenant",
-                                  .note = "what each tenant of the device held, sampled 20 times a second",
-                                  .x = {.label = "time", .unit = Unit::kSeconds},
-                                  .y = {.label = "held", .unit = Unit::kBytes},
-                                  .marks = {{"capacity", static_cast<double>(data.total_pages * data.page_bytes)}},
-                                  .width = 900,
-                                  .height = 300});
+  return report::StackedAreaPlot(
+      x, series,
+      {.title = data.devices > 1 ? fmt::format("Memory per tenant, device {}", device) : "Memory per tenant",
+       .note = "what each tenant of the device held, sampled 20 times a second",
+       .x = {.label = "time", .unit = Unit::kSeconds},
+       .y = {.label = "held", .unit = Unit::kBytes},
+       .marks = {{"capacity", static_cast<double>(data.total_pages * data.page_bytes)}},
+       .width = 900,
+       .height = 300});
+}
+
+// One plot per device.
+void AddMemoryPlots(const DemoRun& run, report::Page* page) {
+  for (int device = 0; device < run.timeline.devices; ++device) page->AddPlot(MemoryPlot(run, device), true);
 }
 
 std::string LatencyPlot(const DemoRun& run) {
@@ -265,8 +272,8 @@ Status WriteDemoReport(const DemoResult& result, const std::string& path) {
   const DemoRun& run = result.main;
   const DemoFigures& f = run.figures;
   report::Page page("Tidepool demo",
-                    fmt::format("{} models and one training job on one device of {}; {}; {:.0f} s of load, seed {}; {}",
-                                result.settings.data.models.size(), FormatBytes(f.capacity_bytes), Name(run),
+                    fmt::format("{} models and one training job on {}; {}; {:.0f} s of load, seed {}; {}",
+                                result.settings.data.models.size(), DevicesText(result.settings), Name(run),
                                 absl::ToDoubleSeconds(result.settings.length), result.settings.seed, result.machine));
   page.AddFigures({{.value = fmt::format("{:.1f} %", f.slo_attainment * 100),
                     .label = "of requests within their SLO",
@@ -300,11 +307,11 @@ Status WriteDemoReport(const DemoResult& result, const std::string& path) {
   if (!run.load.kept_up) page.AddParagraph("The load generator itself was late: the latencies below hold its own delay too.");
   page.AddHeading("Memory");
   page.AddParagraph(
-      fmt::format("Weights of all models: {}. Training wants about {} (estimated). Together {:.1f} times the device.",
+      fmt::format("Weights of all models: {}. Training wants about {} (estimated). Together {:.1f} times the memory.",
                   FormatBytes(result.settings.data.model_bytes), FormatBytes(result.training_bytes_estimate),
                   static_cast<double>(result.settings.data.model_bytes + result.training_bytes_estimate) /
                       static_cast<double>(std::max<int64_t>(1, f.capacity_bytes))));
-  page.AddPlot(MemoryPlot(run), true);
+  AddMemoryPlots(run, &page);
   page.AddHeading("Requests");
   page.AddPlot(SloPlot(run, result.plan));
   page.AddPlot(LatencyPlot(run));
@@ -331,7 +338,7 @@ Status WriteDemoReport(const DemoResult& result, const std::string& path) {
   page.AddPlot(batch, true);
   for (const DemoRun& baseline : result.baselines) {
     page.AddHeading("Beside it: " + Name(baseline));
-    page.AddPlot(MemoryPlot(baseline), true);
+    AddMemoryPlots(baseline, &page);
     page.AddPlot(SloPlot(baseline, result.plan));
     std::string unused_accuracy, speed;
     TrainPlot(baseline, &unused_accuracy, &speed);

@@ -19,6 +19,8 @@ struct DemoResult {
   int64_t training_bytes_estimate = 0;
 };
 
+// "a device of 200 MiB", "2 devices of 200 MiB".
+std::string DevicesText(const DemoSettings& settings);
 // The keys are those that docs/demo.md lists.
 std::string DemoJson(const DemoResult& result);
 // The table at the end.

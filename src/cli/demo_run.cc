@@ -36,7 +36,8 @@ cluster::NodeOptions NodeOptionsFor(const DemoSettings& settings, serve::Mode mo
   }
   options.server.repository = settings.data.repository;
   options.server.worker_binary = settings.worker_binary;
-  options.server.worker_threads = settings.worker_threads > 0 ? settings.worker_threads : HalfOfTheCores();
+  options.server.worker_threads =
+      settings.worker_threads > 0 ? settings.worker_threads : std::max(1, HalfOfTheCores() / settings.devices);
   options.server.mode = mode;
   options.server.direct_io = settings.direct_io;
   options.server.slo_factor = kSloFactor;
@@ -116,10 +117,12 @@ DemoProgress ProgressOf(cluster::Node* node, serve::Mode mode, const api::LoadPr
   progress.samples_per_s = train.samples_per_s;
   progress.micro_batch = train.micro_batch;
   progress.loss = train.loss;
-  const pool::PoolStats pool = node->broker().Stats();
-  progress.total_pages = pool.total;
-  for (const pool::LeaseStats& lease : pool.leases) {
-    (lease.lease_class == pool::LeaseClass::kReclaimable ? progress.train_pages : progress.model_pages) += lease.held_pages;
+  for (const pool::PoolStats& pool : node->PoolStats()) {
+    DemoProgress::Memory memory{.total_pages = pool.total};
+    for (const pool::LeaseStats& lease : pool.leases) {
+      (lease.lease_class == pool::LeaseClass::kReclaimable ? memory.train_pages : memory.model_pages) += lease.held_pages;
+    }
+    progress.memory.push_back(memory);
   }
   return progress;
 }
@@ -139,16 +142,17 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
                             cluster::Node::Start(NodeOptionsFor(settings, mode, static_train_fraction)));
   TIDEPOOL_ASSIGN_OR_RETURN(
       const std::unique_ptr<api::Api> front,
-      api::Api::Start(&node->server(), &node->broker(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
+      api::Api::Start(&node->server(), node->brokers(), {.http_port = -1, .grpc_port = 0, .metrics_port = -1}));
   if (const auto emulation = node->emulation(); emulation.has_value() && !plan->made) {
     say(fmt::format("{}: {}", settings.device, device::emulated::Describe(emulation->properties)));
   }
   if (!plan->made) {
     TIDEPOOL_RETURN_IF_ERROR(MakePlan(settings, node.get(), plan));
     say(fmt::format(
-        "solo latencies: {} on average by share of load; bursts of {:.0f} requests/s ask for {:.0f} % of the device, calm is "
+        "solo latencies: {} on average by share of load; bursts of {:.0f} requests/s ask for {:.0f} % of {} device, calm is "
         "{:.0f}/s",
-        tidepool::FormatDuration(plan->mean_service), plan->load.burst_rate, settings.burst_load * 100, plan->load.rate));
+        tidepool::FormatDuration(plan->mean_service), plan->load.burst_rate, settings.burst_load * 100,
+        settings.devices > 1 ? "one" : "the", plan->load.rate));
   }
   TIDEPOOL_RETURN_IF_ERROR(node->StartTraining());
   // The load begins when training is under way; start-up and first evaluation are no part of the comparison.
@@ -181,7 +185,7 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
   // paused.
   if (const Status status = AwaitStep(node.get(), run.end, kStepAfterLoadLimit, context); absl::IsCancelled(status))
     return status;
-  const pool::PoolStats pool = node->broker().Stats();
+  const std::vector<pool::PoolStats> pools = node->PoolStats();
   run.models = node->server().Models();
   run.training = node->training();
   run.emulation = node->emulation();
@@ -190,7 +194,7 @@ StatusOr<DemoRun> RunDemo(const DemoSettings& settings, serve::Mode mode, double
   front->Shutdown(Clock::Real()->Now() + absl::Seconds(5));
   run.timeline = node->timeline().Snapshot();
   if (!stopped.ok()) say("training did not stop by itself: " + ToString(stopped));
-  run.figures = FiguresOf(run, *plan, pool);
+  run.figures = FiguresOf(run, *plan, pools);
   return run;
 }
 

@@ -19,14 +19,15 @@ namespace tidepool::cli {
 
 struct DemoSettings {
   DemoData data;
-  std::string device = "host";  // as device/device.h names them
-  int64_t capacity_bytes = int64_t{200} << 20;
-  absl::Duration length = absl::Seconds(60);  // of the load
+  std::string device = "host";  // as device/device.h names them; one, or several equal ones of which the first trains
+  int devices = 1;              // that the name means
+  int64_t capacity_bytes = int64_t{200} << 20;  // of each
+  absl::Duration length = absl::Seconds(60);    // of the load
   uint64_t seed = 1;
-  int64_t global_batch = 96, max_micro_batch = 64, evaluation_steps = 0;
+  int64_t global_batch = 128, max_micro_batch = 128, evaluation_steps = 0;
   double learning_rate = 0.002;
   int worker_threads = 0, train_threads = 0;    // 0: half of the cores
-  double burst_load = 0.22, calm_load = 0.002;  // of the device, by solo latencies
+  double burst_load = 0.22, calm_load = 0.002;  // of one device, by solo latencies
   double zipf = 0.5;                            // exponent of the models' shares, in the order of data.models
   bool direct_io = true;                        // weights come from the disk at each load, not from the page cache
   std::string worker_binary;                    // empty: beside this program
@@ -45,6 +46,10 @@ struct Percentiles {
 };
 Percentiles PercentilesOf(std::vector<double> values);
 
+struct DeviceMemory {
+  int64_t capacity_bytes = 0, peak_granted_bytes = 0, violations = 0;
+};
+
 // Figures of one run; the keys of the JSON output.
 struct DemoFigures {
   double slo_attainment = 0;
@@ -57,7 +62,9 @@ struct DemoFigures {
   int64_t handovers = 0, handovers_late = 0;  // granted, and not granted in time
   Percentiles handover_ms;
   std::vector<std::pair<std::string, Percentiles>> parts_ms;
+  // Sums over the devices; peaks need not have been at one time.
   int64_t capacity_bytes = 0, peak_granted_bytes = 0, violations = 0;
+  std::vector<DeviceMemory> devices;
   int64_t loads = 0, evictions = 0;
 };
 
@@ -82,7 +89,10 @@ struct DemoProgress {
   absl::Duration elapsed, length;
   double requests_per_s = 0, p99_ms = 0, slo_attainment = 0, samples_per_s = 0;
   int64_t micro_batch = 0, errors = 0;
-  int64_t total_pages = 0, train_pages = 0, model_pages = 0;
+  struct Memory {
+    int64_t total_pages = 0, train_pages = 0, model_pages = 0;
+  };
+  std::vector<Memory> memory;  // by device
   double loss = 0;
 };
 

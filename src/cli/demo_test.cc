@@ -104,7 +104,7 @@ DemoPlan SomePlan() {
 }
 
 DemoFigures SomeFigures() {
-  return FiguresOf(SomeRun(), SomePlan(), {.page_bytes = 2 << 20, .total = 256, .peak_granted = 100, .violations = 0});
+  return FiguresOf(SomeRun(), SomePlan(), {{.page_bytes = 2 << 20, .total = 256, .peak_granted = 100, .violations = 0}});
 }
 
 TEST(DemoFigures, HoldEveryRequestAgainstThePlansSlo) {
@@ -140,6 +140,44 @@ TEST(DemoFigures, TakeTheHandoversOfTheLoadAndSplitThem) {
   EXPECT_EQ(figures.loads, 1);
   EXPECT_EQ(figures.capacity_bytes, int64_t{512} << 20);
   EXPECT_EQ(figures.peak_granted_bytes, int64_t{200} << 20);
+}
+
+TEST(DemoFigures, AddUpTheMemoryOfSeveralDevices) {
+  const pool::PoolStats first{.page_bytes = 2 << 20, .total = 256, .peak_granted = 100};
+  pool::PoolStats second = first;
+  second.peak_granted = 28;
+  second.violations = 2;
+  const DemoFigures figures = FiguresOf(SomeRun(), SomePlan(), {first, second});
+  EXPECT_EQ(figures.capacity_bytes, int64_t{1024} << 20);
+  EXPECT_EQ(figures.peak_granted_bytes, int64_t{256} << 20);
+  EXPECT_EQ(figures.violations, 2);
+  ASSERT_EQ(figures.devices.size(), 2u);
+  EXPECT_EQ(figures.devices[1].peak_granted_bytes, int64_t{56} << 20);
+
+  DemoResult result{.plan = SomePlan(), .main = SomeRun()};
+  result.settings.device = "emulated:v100x2";
+  result.settings.devices = 2;
+  result.main.figures = figures;
+  result.main.timeline.devices = 2;
+  result.main.timeline.memory.push_back({.time = kStart, .device = 1, .free = 200, .held = {{1, 7}}});
+  const nlohmann::json json = nlohmann::json::parse(DemoJson(result));
+  EXPECT_EQ(json["device_count"], 2);
+  EXPECT_EQ(json["memory"]["violations"], 2);
+  EXPECT_EQ(json["memory"]["devices"][1]["violations"], 2);
+  EXPECT_EQ(json["memory"]["devices"][0]["capacity_bytes"], int64_t{512} << 20);
+  EXPECT_THAT(DemoText(result), HasSubstr("2, the first one trains; peaks  200 MiB of 512 MiB  56.0 MiB of 512 MiB"));
+  const std::string folder = ::testing::TempDir();
+  ASSERT_TRUE(WriteDemoReport(result, folder + "/two.html").ok());
+  const auto html = ReadFile(folder + "/two.html", 1 << 24);
+  ASSERT_TRUE(html.ok());
+  EXPECT_THAT(*html, HasSubstr("Memory per tenant, device 0"));
+  EXPECT_THAT(*html, HasSubstr("Memory per tenant, device 1"));
+  EXPECT_THAT(*html, HasSubstr("2 devices of 200 MiB"));
+  ASSERT_TRUE(WriteDemoTrace(result, folder + "/two.json").ok());
+  const auto trace = ReadFile(folder + "/two.json", 1 << 24);
+  ASSERT_TRUE(trace.ok());
+  EXPECT_THAT(*trace, HasSubstr("MiB held, device 1"));
+  EXPECT_THAT(*trace, HasSubstr("a, device 0"));
 }
 
 TEST(DemoFigures, AreZeroNotGarbageWhenNothingHappened) {
@@ -188,6 +226,7 @@ TEST(DemoOutput, HasTheKeysThatScriptsRead) {
       EXPECT_TRUE((*run)["memory"][key].is_number()) << key;
   }
   EXPECT_EQ(json["static_splits"][0]["failure"], "too <small>");
+  EXPECT_EQ(json["memory"]["devices"].size(), 1u);
 }
 
 TEST(DemoOutput, WritesAReportAndATraceThatOpen) {

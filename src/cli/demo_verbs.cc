@@ -21,23 +21,29 @@ namespace {
 // Parts of the device that a static split gives to training. Each runs in full.
 constexpr double kStaticSplits[] = {0.2, 0.3, 0.4, 0.5};
 
-std::string MemoryBar(const DemoProgress& progress, int width) {
-  if (progress.total_pages <= 0) return {};
-  const auto cells = [&](int64_t pages) {
-    return static_cast<int>(std::lround(static_cast<double>(pages * width) / static_cast<double>(progress.total_pages)));
-  };
-  const int train = std::min(width, cells(progress.train_pages)), models = std::min(width - train, cells(progress.model_pages));
-  return std::string(static_cast<size_t>(train), '#') + std::string(static_cast<size_t>(models), '+') +
-         std::string(static_cast<size_t>(width - train - models), '.');
+// One bar per device.
+std::string MemoryBars(const DemoProgress& progress, int width) {
+  std::string bars;
+  const int each = std::max(6, width / std::max(1, static_cast<int>(progress.memory.size())));
+  for (const DemoProgress::Memory& memory : progress.memory) {
+    const auto cells = [&](int64_t pages) {
+      return static_cast<int>(
+          std::lround(static_cast<double>(pages * each) / static_cast<double>(std::max<int64_t>(1, memory.total_pages))));
+    };
+    const int train = std::min(each, cells(memory.train_pages)), models = std::min(each - train, cells(memory.model_pages));
+    bars += "[" + std::string(static_cast<size_t>(train), '#') + std::string(static_cast<size_t>(models), '+') +
+            std::string(static_cast<size_t>(each - train - models), '.') + "]";
+  }
+  return bars;
 }
 
 std::string ProgressLine(const DemoProgress& progress) {
   return fmt::format(
       "{:<11} {:>3.0f}/{:.0f} s  {:>5.0f} req/s  p99 {:>6.1f} ms  SLO {:>5.1f} %  train {:>5.1f} /s  micro-batch {:>3}  loss "
-      "{:>5.2f}  [{}]{}",
+      "{:>5.2f}  {}{}",
       serve::Name(progress.mode), absl::ToDoubleSeconds(progress.elapsed), absl::ToDoubleSeconds(progress.length),
       progress.requests_per_s, progress.p99_ms, progress.slo_attainment * 100, progress.samples_per_s, progress.micro_batch,
-      progress.loss, MemoryBar(progress, 32), progress.errors > 0 ? fmt::format("  {} errors", progress.errors) : "");
+      progress.loss, MemoryBars(progress, 32), progress.errors > 0 ? fmt::format("  {} errors", progress.errors) : "");
 }
 
 std::string DefaultFolder() {
@@ -74,7 +80,8 @@ class DemoVerb : public Verb {
   std::string details() const override {
     return "Makes eight models and a folder of JPEG pictures, starts a node with one training job, drives a bursty load over "
            "gRPC,\n"
-           "and ends with a table. In the memory bar '#' is training, '+' are models and '.' is free.\n"
+           "and ends with a table. In the memory bar '#' is training, '+' are models and '.' is free; several devices have one "
+           "each.\n"
            "  tidepool demo --seconds 30 --report out --keep\n"
            "  tidepool demo --compare --json -";
   }
@@ -95,9 +102,11 @@ class DemoVerb : public Verb {
         [this] { return std::string(serve::Name(mode_)); });
     table->Add({.key = "demo.keep", .help = "Keep models and pictures in DIR/data for the next run"}, &keep_);
     table->Add({.key = "demo.seed", .help = "Seed of weights, pictures, training and load"}, &settings_.seed);
-    table->Add({.key = "demo.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &settings_.device);
-    table->Add({.key = "demo.capacity", .help = "Memory of the device"}, BytesField{&settings_.capacity_bytes});
-    table->Add({.key = "demo.worker_threads", .help = "Threads of the device worker; 0: half of the cores", .advanced = true},
+    table->Add({.key = "demo.device", .help = std::string(device::kNodeDevicesHelp), .metavar = "DEVICE"}, &settings_.device);
+    table->Add({.key = "demo.capacity", .help = "Memory of each device"}, BytesField{&settings_.capacity_bytes});
+    table->Add({.key = "demo.worker_threads",
+                .help = "Threads of each device worker; 0: half of the cores, shared among the devices",
+                .advanced = true},
                &settings_.worker_threads);
     table->Add({.key = "demo.train_threads", .help = "Threads of the trainer; 0: half of the cores", .advanced = true},
                &settings_.train_threads);
@@ -105,9 +114,9 @@ class DemoVerb : public Verb {
                &settings_.max_micro_batch);
     table->Add({.key = "demo.global_batch", .help = "Samples per optimizer step", .advanced = true}, &settings_.global_batch);
     table->Add({.key = "demo.learning_rate", .help = "Learning rate of training", .advanced = true}, &settings_.learning_rate);
-    table->Add({.key = "demo.burst_load", .help = "Part of the device that a burst asks for", .advanced = true},
+    table->Add({.key = "demo.burst_load", .help = "Part of one device that a burst asks for", .advanced = true},
                &settings_.burst_load);
-    table->Add({.key = "demo.calm_load", .help = "Part of the device that is asked for between bursts", .advanced = true},
+    table->Add({.key = "demo.calm_load", .help = "Part of one device that is asked for between bursts", .advanced = true},
                &settings_.calm_load);
     table->Add({.key = "demo.direct_io",
                 .help = "Models are read from the disk at each load, not from the page cache",
@@ -122,7 +131,7 @@ class DemoVerb : public Verb {
   Status Run(const VerbContext& context) override;
 
  private:
-  Status Validate() const;
+  Status Validate();  // and finds how many devices there are
   Status Prepare(DemoResult* result, std::string* folder);
   StatusOr<DemoRun> RunOne(DemoResult* result, serve::Mode mode, double fraction, const VerbContext& context);
   StatusOr<DemoRun> RunStatic(DemoResult* result, double least_slo, const VerbContext& context);
@@ -143,7 +152,7 @@ class DemoVerb : public Verb {
   bool line_open_ = false;
 };
 
-Status DemoVerb::Validate() const {
+Status DemoVerb::Validate() {
   std::vector<std::string> faults;
   if (!(seconds_ >= 1 && seconds_ <= 3600)) faults.push_back(fmt::format("--seconds is {}; allowed: 1 to 3600", seconds_));
   if (settings_.capacity_bytes < 64 * kMiB)
@@ -157,13 +166,15 @@ Status DemoVerb::Validate() const {
     faults.push_back(fmt::format("--zipf is {}; allowed: 0 to 5", settings_.zipf));
   if (!(static_fraction_ >= 0 && static_fraction_ < 1))
     faults.push_back(fmt::format("--static-fraction is {}; allowed: 0 (several, the best is kept) to below 1", static_fraction_));
-  const auto device = device::CheckOneDevice({.name = settings_.device, .capacity_bytes = settings_.capacity_bytes}, 0);
+  const auto device = device::CheckNodeDevices({.name = settings_.device, .capacity_bytes = settings_.capacity_bytes}, 0);
   if (!device.ok()) {
     faults.push_back("--device: " + MessageOf(device.status()));
   } else if (!device->computes) {
     faults.push_back(
         fmt::format("--device is '{}', which only keeps time; the demo trains, which takes results. Allowed: mode=functional",
                     settings_.device));
+  } else {
+    settings_.devices = device->count;
   }
   if (faults.empty()) return {};
   return InvalidArgument("{}", JoinText(faults, "\n"));
@@ -185,10 +196,11 @@ Status DemoVerb::Prepare(DemoResult* result, std::string* folder) {
       5 * trained.parameter_bytes() + settings_.max_micro_batch * trained.activation_bytes_per_sample();
   result->machine = fmt::format("{} cores", std::thread::hardware_concurrency());
   const int64_t wanted = settings_.data.model_bytes + result->training_bytes_estimate;
-  Say(fmt::format("{} models {} + training {} (estimated) = {} on a device of {}: {:.1f} times its memory",
-                  settings_.data.models.size(), FormatBytes(settings_.data.model_bytes),
-                  FormatBytes(result->training_bytes_estimate), FormatBytes(wanted), FormatBytes(settings_.capacity_bytes),
-                  static_cast<double>(wanted) / static_cast<double>(settings_.capacity_bytes)));
+  Say(fmt::format("{} models {} + training {} (estimated) = {} on {}: {:.1f} times {} memory", settings_.data.models.size(),
+                  FormatBytes(settings_.data.model_bytes), FormatBytes(result->training_bytes_estimate), FormatBytes(wanted),
+                  DevicesText(settings_),
+                  static_cast<double>(wanted) / static_cast<double>(settings_.devices * settings_.capacity_bytes),
+                  settings_.devices > 1 ? "their" : "its"));
   return {};
 }
 
@@ -239,8 +251,7 @@ StatusOr<DemoRun> DemoVerb::RunStatic(DemoResult* result, double least_slo, cons
     result->static_splits.push_back(split);
   }
   const std::optional<size_t> best = BestSplit(result->static_splits, least_slo);
-  if (!best.has_value())
-    return FailedPrecondition("no static split works on a device of {}", FormatBytes(settings_.capacity_bytes));
+  if (!best.has_value()) return FailedPrecondition("no static split works on {}", DevicesText(settings_));
   result->static_splits[*best].chosen = true;
   return std::move(runs[*best]);
 }

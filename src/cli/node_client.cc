@@ -58,6 +58,80 @@ StatusOr<json> Leases(const std::string& text) {
   return (*pool)["leases"];
 }
 
+std::string ReadyText(const json& object) { return object.value("ready", json(false)) == json(true) ? "ready" : "not ready"; }
+
+// Of a node with several; else empty.
+json DevicesOf(const json& status) {
+  json devices = json::array();
+  const auto found = status.find("devices");
+  if (found == status.end() || !found->is_array() || found->size() < 2) return devices;
+  for (const json& device : *found) {
+    if (device.is_object()) devices.push_back(device);
+  }
+  return devices;
+}
+
+std::string DevicesText(const json& devices) {
+  std::string out = fmt::format("\n{:>6} {:<9} {:>8} {:>10} {:>10} {:>10} {:>10}\n", "DEVICE", "STATE", "WORKER", "GRANTED",
+                                "FREE", "BUSY s", "COPIES s");
+  for (const json& device : devices) {
+    const json pool = device.value("pool", json::object()), emulation = device.value("emulation", json::object());
+    const int64_t page = Whole(pool, "page_bytes");
+    const auto seconds = [&](const char* key) {
+      return emulation.contains(key) ? fmt::format("{:.3f}", Number(emulation, key)) : std::string("-");
+    };
+    out += fmt::format("{:>6} {:<9} {:>8} {:>10} {:>10} {:>10} {:>10}{}\n", Whole(device, "device"), ReadyText(device),
+                       Whole(device, "worker_pid"), FormatBytes(Whole(pool, "granted_pages") * page),
+                       FormatBytes(Whole(pool, "free_pages") * page), seconds("compute_busy_s"), seconds("host_to_device_busy_s"),
+                       device.value("trains", json(false)) == json(true) ? "  trains" : "");
+  }
+  return out;
+}
+
+std::string TrainingText(const json& training) {
+  std::string out = fmt::format(
+      "train   {} is {} (pid {}){}: step {}, epoch {}, loss {:.4g}, {:.1f} samples/s, micro-batch {}, {} aborts, {} restarts, "
+      "holds {}\n",
+      Text(training, "name"), Text(training, "state"), Whole(training, "pid"),
+      training.contains("device") ? fmt::format(" on device {}", Whole(training, "device")) : "", Whole(training, "step"),
+      Whole(training, "epoch"), Number(training, "loss"), Number(training, "samples_per_s"), Whole(training, "micro_batch"),
+      Whole(training, "aborts"), Whole(training, "restarts"), Size(training, "held_bytes"));
+  if (const double rate = Number(training, "device_samples_per_s"); rate > 0) {
+    out += fmt::format("        on the emulated device: {:.1f} samples/s, {:.3f} s of its time\n", rate,
+                       Number(training, "device_seconds"));
+  }
+  if (const std::string error = Text(training, "last_error"); !error.empty()) out += "        last end: " + error + "\n";
+  return out;
+}
+
+// The devices that hold a model: "0,3".
+std::string HoldersOf(const json& model) {
+  std::string out;
+  const auto devices = model.find("devices");
+  if (devices == model.end() || !devices->is_array()) return "-";
+  for (const json& device : *devices) {
+    if (device.is_number_integer()) out += fmt::format("{}{}", out.empty() ? "" : ",", device.get<int64_t>());
+  }
+  return out.empty() ? "-" : out;
+}
+
+std::string ModelsText(const json& models, bool several) {
+  std::string out =
+      fmt::format("\n{:<24} {:<9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>8} {:>6} {:>9}{}\n", "MODEL", "STATE", "WEIGHTS",
+                  "RESIDENT", "ALONE ms", "SLO ms", "REQUESTS", "SLO met", "LOADS", "EVICTIONS", several ? "  DEVICES" : "");
+  for (const json& model : models) {
+    if (!model.is_object()) continue;
+    const double requests = Number(model, "requests");
+    out += fmt::format("{:<24} {:<9} {:>10} {:>10} {:>10.1f} {:>10.1f} {:>9} {:>8} {:>6} {:>9}{}\n", Text(model, "name"),
+                       Text(model, "state"), Size(model, "weight_bytes"), Size(model, "resident_bytes"), Number(model, "solo_ms"),
+                       Number(model, "slo_ms"), Whole(model, "requests"),
+                       requests > 0 ? fmt::format("{:.1f} %", 100 * Number(model, "within_slo") / requests) : "-",
+                       Whole(model, "loads"), Whole(model, "evictions"), several ? "  " + HoldersOf(model) : "");
+    if (const std::string reason = Text(model, "reason"); !reason.empty()) out += "  " + reason + "\n";
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string EncodePathSegment(const std::string& text) {
@@ -108,62 +182,44 @@ StatusOr<std::string> NodeClient::Infer(const std::string& model, const std::str
 
 StatusOr<std::string> StatusText(const std::string& text) {
   TIDEPOOL_ASSIGN_OR_RETURN(const json status, Parse(text));
+  const json devices = DevicesOf(status);
   const json pool = status.value("pool", json::object());
   const int64_t page = Whole(pool, "page_bytes");
-  std::string out =
-      fmt::format("node    mode {}, {}, worker {}\n", Text(status, "mode"),
-                  status.value("ready", json(false)) == json(true) ? "ready" : "not ready", Whole(status, "worker_pid"));
+  const std::string runs =
+      devices.empty() ? fmt::format("worker {}", Whole(status, "worker_pid")) : fmt::format("{} devices", devices.size());
+  std::string out = fmt::format("node    mode {}, {}, {}\n", Text(status, "mode"), ReadyText(status), runs);
   out += fmt::format("memory  {} of {} granted, {} free, {} returning, {} dirty; peak {}; {} violations\n",
                      FormatBytes(Whole(pool, "granted_pages") * page), FormatBytes(Whole(pool, "total_pages") * page),
                      FormatBytes(Whole(pool, "free_pages") * page), FormatBytes(Whole(pool, "returning_pages") * page),
                      FormatBytes(Whole(pool, "dirty_pages") * page), FormatBytes(Whole(pool, "peak_granted_pages") * page),
                      Whole(pool, "violations"));
   if (const auto emulation = status.find("emulation"); emulation != status.end() && emulation->is_object()) {
-    out += fmt::format("device  {}: {}\n        emulated {:.0f} s: compute busy {:.3f} s, copies to it {:.3f} s\n",
+    out += fmt::format("device  {}: {}\n        emulated {:.0f} s: compute busy {:.3f} s, copies to it {:.3f} s{}\n",
                        Text(status, "device"), Text(*emulation, "description"), Number(*emulation, "elapsed_s"),
-                       Number(*emulation, "compute_busy_s"), Number(*emulation, "host_to_device_busy_s"));
+                       Number(*emulation, "compute_busy_s"), Number(*emulation, "host_to_device_busy_s"),
+                       devices.empty() ? "" : ", all together");
     if (emulation->value("host_limited", json(false)) == json(true)) {
       out += fmt::format("        HOST-LIMITED: latencies and rates are this machine's, not the device's: {}\n",
                          Text(*emulation, "host_limited_reason"));
     }
   }
   if (const auto training = status.find("training"); training != status.end() && training->is_object()) {
-    out += fmt::format(
-        "train   {} is {} (pid {}): step {}, epoch {}, loss {:.4g}, {:.1f} samples/s, micro-batch {}, {} aborts, {} restarts, "
-        "holds {}\n",
-        Text(*training, "name"), Text(*training, "state"), Whole(*training, "pid"), Whole(*training, "step"),
-        Whole(*training, "epoch"), Number(*training, "loss"), Number(*training, "samples_per_s"), Whole(*training, "micro_batch"),
-        Whole(*training, "aborts"), Whole(*training, "restarts"), Size(*training, "held_bytes"));
-    if (const double rate = Number(*training, "device_samples_per_s"); rate > 0) {
-      out += fmt::format("        on the emulated device: {:.1f} samples/s, {:.3f} s of its time\n", rate,
-                         Number(*training, "device_seconds"));
-    }
-    if (const std::string error = Text(*training, "last_error"); !error.empty()) out += "        last end: " + error + "\n";
+    out += TrainingText(*training);
   }
-  out += fmt::format("\n{:<24} {:<9} {:>10} {:>10} {:>10} {:>10} {:>9} {:>8} {:>6} {:>9}\n", "MODEL", "STATE", "WEIGHTS",
-                     "RESIDENT", "ALONE ms", "SLO ms", "REQUESTS", "SLO met", "LOADS", "EVICTIONS");
-  for (const json& model : status.value("models", json::array())) {
-    if (!model.is_object()) continue;
-    const double requests = Number(model, "requests");
-    out += fmt::format("{:<24} {:<9} {:>10} {:>10} {:>10.1f} {:>10.1f} {:>9} {:>8} {:>6} {:>9}\n", Text(model, "name"),
-                       Text(model, "state"), Size(model, "weight_bytes"), Size(model, "resident_bytes"), Number(model, "solo_ms"),
-                       Number(model, "slo_ms"), Whole(model, "requests"),
-                       requests > 0 ? fmt::format("{:.1f} %", 100 * Number(model, "within_slo") / requests) : "-",
-                       Whole(model, "loads"), Whole(model, "evictions"));
-    if (const std::string reason = Text(model, "reason"); !reason.empty()) out += "  " + reason + "\n";
-  }
-  return out;
+  if (!devices.empty()) out += DevicesText(devices);
+  return out + ModelsText(status.value("models", json::array()), !devices.empty());
 }
 
 StatusOr<std::string> TenantsText(const std::string& text) {
   TIDEPOOL_ASSIGN_OR_RETURN(const json leases, Leases(text));
-  std::string out =
-      fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}\n", "TENANT", "CLASS", "PID", "HELD", "GUARANTEED", "LIMIT");
+  const bool several = std::any_of(leases.begin(), leases.end(), [](const json& lease) { return lease.contains("device"); });
+  std::string out = fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}{}\n", "TENANT", "CLASS", "PID", "HELD", "GUARANTEED",
+                                "LIMIT", several ? "  DEVICE" : "");
   for (const json& lease : leases) {
     if (!lease.is_object()) continue;
-    out +=
-        fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}\n", Text(lease, "name"), Text(lease, "class"), Whole(lease, "pid"),
-                    Size(lease, "held_bytes"), Size(lease, "guaranteed_bytes"), Size(lease, "limit_bytes"));
+    out += fmt::format("{:<28} {:<12} {:>8} {:>12} {:>12} {:>12}{}\n", Text(lease, "name"), Text(lease, "class"),
+                       Whole(lease, "pid"), Size(lease, "held_bytes"), Size(lease, "guaranteed_bytes"),
+                       Size(lease, "limit_bytes"), several ? fmt::format("{:>8}", Whole(lease, "device")) : "");
   }
   return out;
 }

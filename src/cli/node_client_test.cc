@@ -46,6 +46,29 @@ TEST(NodeClient, SaysWhereTheTimesOfAnEmulatedDeviceComeFrom) {
   EXPECT_TRUE(StatusText(R"({"emulation":{"host_limited":7,"elapsed_s":"x"}})").ok());
 }
 
+TEST(NodeClient, ShowsEachOfSeveralDevices) {
+  constexpr char kSeveral[] = R"({"mode":"colocate","ready":true,"device":"emulated:h200",
+    "pool":{"page_bytes":1048576,"total_pages":200,"granted_pages":30,"free_pages":170,
+            "leases":[{"name":"model:m","class":"pinned","pid":8,"held_bytes":1048576,"device":1}]},
+    "devices":[{"device":0,"ready":true,"worker_pid":41,"trains":true,"pool":{"page_bytes":1048576,"granted_pages":10,"free_pages":90},
+                "emulation":{"compute_busy_s":1.5,"host_to_device_busy_s":0.25}},
+               {"device":1,"ready":false,"worker_pid":0,"pool":{"page_bytes":1048576,"granted_pages":20,"free_pages":80}}],
+    "models":[{"name":"m","state":"ready","devices":[0,1]},{"name":"n","state":"absent","devices":[]}],
+    "training":{"name":"train","state":"running","device":0}})";
+  const auto text = StatusText(kSeveral);
+  ASSERT_TRUE(text.ok()) << ToString(text.status());
+  EXPECT_THAT(*text, HasSubstr("node    mode colocate, ready, 2 devices"));
+  EXPECT_THAT(*text, HasSubstr("30.0 MiB of 200 MiB granted"));
+  EXPECT_THAT(*text, HasSubstr("     0 ready           41   10.0 MiB   90.0 MiB      1.500      0.250  trains\n"));
+  EXPECT_THAT(*text, HasSubstr("     1 not ready        0   20.0 MiB   80.0 MiB          -          -\n"));
+  EXPECT_THAT(*text, HasSubstr("  0,1\n"));
+  EXPECT_THAT(*text, HasSubstr("  -\n"));
+  EXPECT_THAT(*text, HasSubstr("train is running (pid 0) on device 0"));
+  EXPECT_THAT(*TenantsText(kSeveral), HasSubstr("       1\n"));
+  EXPECT_TRUE(StatusText(R"({"devices":[3,{"pool":7}],"models":[{"devices":["x"]}]})").ok());
+  EXPECT_TRUE(StatusText(R"({"devices":[{},{"pool":[],"emulation":4}]})").ok());
+}
+
 TEST(NodeClient, StandsAnswersOfAnotherKind) {
   EXPECT_THAT(MessageOf(StatusText("<html>").status()), HasSubstr("not a JSON object: '<html>'"));
   EXPECT_TRUE(StatusText("{}").ok());

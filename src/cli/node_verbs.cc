@@ -36,10 +36,16 @@ class RunNodeVerb : public Verb {
 };
 
 void RunNodeVerb::Announce(cluster::Node& node, const api::Api& front, const VerbContext& context) {
-  Say(fmt::format("ready: {} of device memory, mode {}", FormatBytes(node.options().device.capacity_bytes),
-                  serve::Name(options_.server.mode)));
+  const device::DeviceOptions& device = node.options().device;
+  const std::string memory = FormatBytes(device.capacity_bytes);
+  const std::string devices = node.device_count() > 1 ? fmt::format("{} devices with {} each", node.device_count(), memory)
+                                                      : fmt::format("{} of device memory", memory);
+  Say(fmt::format("ready: {}, mode {}", devices, serve::Name(options_.server.mode)));
   if (const auto emulation = node.emulation(); emulation.has_value()) {
-    Say(fmt::format("  device   {}: {}", node.options().device.name, device::emulated::Describe(emulation->properties)));
+    Say(fmt::format("  device   {}: {}", device.name, device::emulated::Describe(emulation->properties)));
+  }
+  if (options_.has_training() && node.device_count() > 1) {
+    Say(fmt::format("  training on device {}", options_.train_device));
   }
   if (!front.http_url().empty()) Say("  REST     " + front.http_url());
   if (!front.grpc_target().empty()) Say("  gRPC     " + front.grpc_target());
@@ -60,7 +66,7 @@ Status RunNodeVerb::RunNode(const VerbContext& context) {
   if (!faults.empty()) return InvalidArgument("{}", JoinText(faults, "\n"));
   TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<cluster::Node> node, cluster::Node::Start(options_));
   api_.status_json = [&node] { return node->StatusJson(); };
-  TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<api::Api> front, api::Api::Start(&node->server(), &node->broker(), api_));
+  TIDEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<api::Api> front, api::Api::Start(&node->server(), node->brokers(), api_));
   if (options_.has_training()) TIDEPOOL_RETURN_IF_ERROR(node->StartTraining());
   Announce(*node, *front, context);
   while (!context.wait_for_stop(Clock::Real()->Now() + absl::Hours(1))) {
@@ -82,8 +88,11 @@ class ServeVerb : public RunNodeVerb {
   std::string details() const override {
     return "  tidepool serve --model-repository models --capacity 2GiB\n"
            "  tidepool serve --model-repository models --device emulated:v100,mode=timing\n"
+           "  tidepool serve --model-repository models --device emulated:h200x8,mode=timing\n"
            "An emulated device takes the times of a profile ('tidepool profile list'): mode=functional computes results on this\n"
-           "machine, mode=timing answers zeros at the device's pace.\n"
+           "machine, mode=timing answers zeros at the device's pace. Of several devices (x8) each has a worker process and "
+           "holds\n"
+           "the models that its requests need.\n"
            "SIGTERM or Ctrl-C: readiness fails, accepted requests end, then the process does.";
   }
   void Register(OptionTable* table) override { RegisterNode(table, /*with_training=*/false); }

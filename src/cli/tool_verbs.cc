@@ -73,6 +73,9 @@ class ConfigPrintVerb : public Verb {
         if (table->FindFlag(info.flag) != nullptr) {
           info.flag = info.key;
           for (char& c : info.flag) c = c == '.' || c == '_' ? '-' : c;
+          // "train.device" and the flag of "node.train_device" are the same word.
+          const std::string by_key = info.flag;
+          for (int i = 2; table->FindFlag(info.flag) != nullptr; ++i) info.flag = fmt::format("{}-{}", by_key, i);
         }
         table->AddCustom(std::move(info), entry.type, entry.set, entry.get);
       }

@@ -7,7 +7,10 @@
 #include <fstream>
 #include <mutex>
 
+#include <nlohmann/json.hpp>
+
 #include "cluster/node.h"
+#include "cluster/node_status.h"
 #include "cluster/restart_policy.h"
 #include "cluster/runtime_directory.h"
 #include "cluster/train_supervisor.h"
@@ -124,7 +127,82 @@ TEST(NodeOptions, ReportAllFaultsAtOnce) {
   EXPECT_THAT(text, HasSubstr("serve.static_train_fraction is 1.5; allowed: between 0 and 1"));
 }
 
-TEST(NodeOptions, TakeOneDeviceThatOtherProcessesCanFollow) {
+TEST(Timeline, KeepsTheMemoryOfEachDevice) {
+  Timeline timeline({.memory_samples = 2});
+  for (int i = 0; i < 4; ++i) {
+    for (int device = 0; device < 2; ++device) {
+      timeline.AddMemory(absl::FromUnixSeconds(i), {.page_bytes = 4096, .total = 10, .free = i}, device);
+    }
+  }
+  const TimelineData data = timeline.Snapshot();
+  EXPECT_EQ(data.devices, 2);
+  ASSERT_EQ(data.memory.size(), 4u) << "two of each device";
+  EXPECT_EQ(data.memory[0].device, 0);
+  EXPECT_EQ(data.memory[3].device, 1);
+  EXPECT_EQ(data.memory[3].free, 3);
+}
+
+NodeStatus SomeStatus(const NodeOptions* options, int devices) {
+  NodeStatus status{.options = options, .runtime_directory = "/run/node", .ready = true};
+  for (int i = 0; i < devices; ++i) {
+    DeviceStatus device{.ready = i == 0, .worker_pid = 100 + i};
+    device.pool = {.page_bytes = 4096, .total = 10, .free = 10 - i, .granted = i, .peak_granted = 2 + i};
+    device.pool.leases = {{.name = "workspace", .pid = 100 + i, .held_pages = i}};
+    EmulationStatus emulation;
+    emulation.report.elapsed = absl::Seconds(10 + i);
+    for (const auto engine :
+         {device::EngineKind::kCompute, device::EngineKind::kHostToDevice, device::EngineKind::kDeviceToHost}) {
+      emulation.report.busy[engine] = absl::Seconds(1 + i);
+    }
+    emulation.report.host_limited = i == 1;
+    emulation.report.host_limited_reason = i == 1 ? "slow" : "";
+    device.emulation = emulation;
+    status.devices.push_back(device);
+  }
+  status.models = {{.name = "m", .state = serve::ModelState::kReady, .devices = {1}}};
+  return status;
+}
+
+TEST(NodeStatus, SaysOfOneDeviceWhatItAlwaysSaid) {
+  NodeOptions options;
+  options.device.capacity_bytes = 40960;
+  const nlohmann::json json = nlohmann::json::parse(StatusJsonOf(SomeStatus(&options, 1)));
+  for (const char* key :
+       {"mode", "device", "capacity_bytes", "ready", "worker_pid", "runtime_directory", "pool", "models", "emulation"})
+    EXPECT_TRUE(json.contains(key)) << key;
+  EXPECT_EQ(json["worker_pid"], 100);
+  EXPECT_EQ(json["devices"].size(), 1u);
+  EXPECT_FALSE(json["pool"]["leases"][0].contains("device"));
+  EXPECT_FALSE(json["models"][0].contains("devices"));
+}
+
+TEST(NodeStatus, SaysOfSeveralDevicesWhatEachIsAndWhatTheyAreTogether) {
+  NodeOptions options;
+  options.device.capacity_bytes = 40960;
+  options.train.data = "text:/books";
+  options.train_device = 2;
+  const nlohmann::json json = nlohmann::json::parse(StatusJsonOf(SomeStatus(&options, 3)));
+  EXPECT_EQ(json["device_count"], 3);
+  EXPECT_EQ(json["capacity_bytes"], 3 * 40960);
+  EXPECT_FALSE(json.contains("worker_pid"));
+  EXPECT_EQ(json["pool"]["total_pages"], 30);
+  EXPECT_EQ(json["pool"]["granted_pages"], 3);
+  EXPECT_EQ(json["pool"]["leases"][2]["device"], 2);
+  ASSERT_EQ(json["devices"].size(), 3u);
+  EXPECT_EQ(json["devices"][1]["worker_pid"], 101);
+  EXPECT_EQ(json["devices"][1]["ready"], false);
+  EXPECT_EQ(json["devices"][1]["pool"]["granted_pages"], 1);
+  EXPECT_EQ(json["devices"][2]["trains"], true);
+  EXPECT_EQ(json["devices"][1]["trains"], false);
+  EXPECT_EQ(json["devices"][1]["emulation"]["compute_busy_s"], 2.0);
+  EXPECT_EQ(json["emulation"]["compute_busy_s"], 6.0);
+  EXPECT_EQ(json["emulation"]["elapsed_s"], 12.0);
+  EXPECT_EQ(json["emulation"]["host_limited_reason"], "slow");
+  EXPECT_EQ(json["models"][0]["devices"], nlohmann::json({1}));
+  EXPECT_EQ(json["training"]["device"], 2);
+}
+
+TEST(NodeOptions, TakeDevicesThatOtherProcessesCanFollow) {
   NodeOptions options;
   const auto text = [&](const std::string& device) {
     options.device.name = device;
@@ -132,9 +210,16 @@ TEST(NodeOptions, TakeOneDeviceThatOtherProcessesCanFollow) {
   };
   EXPECT_THAT(text("v100"), HasSubstr("node.device: device name 'v100' is unknown; allowed: host"));
   EXPECT_THAT(text("emulated:h200,clock=virtual"), HasSubstr("allowed here: real"));
-  EXPECT_THAT(text("emulated:h200x8"), HasSubstr("means 8 devices"));
+  EXPECT_THAT(text("emulated:h200x17,mode=timing"), HasSubstr("means 17 devices; allowed on a node: 1 to 16"));
+  EXPECT_THAT(text("emulated:h200x0"), HasSubstr("the number of devices is '0'"));
   EXPECT_THAT(text("emulated:h200,mode=fast"), HasSubstr("mode is 'fast'; allowed: timing, functional"));
   EXPECT_THAT(text("emulated:h200,mode=timing"), Not(HasSubstr("emulated")));
+  EXPECT_THAT(text("emulated:h200x8,mode=timing"), Not(HasSubstr("node.")));
+  options.train_device = 8;
+  EXPECT_THAT(text("emulated:h200x8,mode=timing"), HasSubstr("node.train_device is 8; allowed: 0 to 7"));
+  options.train_device = -1;
+  EXPECT_THAT(text("host"), HasSubstr("node.train_device is -1; allowed: 0 to 0"));
+  options.train_device = 0;
   options.train.data = "text:/books";
   EXPECT_THAT(text("emulated:h200,mode=timing"), HasSubstr("only keeps time; a training job computes its results"));
   options.reserve_bytes = 8 << 20;

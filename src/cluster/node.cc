@@ -1,101 +1,36 @@
 #include "cluster/node.h"
 
 #include <algorithm>
-#include <map>
 #include <mutex>
 #include <thread>
-
-#include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/units.h"
+#include "cluster/node_status.h"
 #include "cluster/runtime_directory.h"
 #include "cluster/train_supervisor.h"
-#include "device/emulated/emulated_device.h"
+#include "serve/device_group.h"
 
 namespace tidepool::cluster {
 namespace {
 
+std::string SocketPath(const std::string& directory, int device) {
+  return device == 0 ? directory + "/pool.sock" : fmt::format("{}/pool-{}.sock", directory, device);
+}
+
 // Completes what the options leave to the node.
-NodeOptions Complete(NodeOptions options, const std::string& directory) {
+NodeOptions Complete(NodeOptions options, const std::string& directory, const device::NodeDevices& devices) {
+  options.device = devices.options;
   options.server.clock = options.clock;
   if (options.server.worker_binary.empty()) options.server.worker_binary = DefaultWorkerBinary();
-  options.train.pool_socket = directory + "/pool.sock";
+  if (options.server.worker_threads == 0 && devices.count > 1) {
+    options.server.worker_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / devices.count);
+  }
+  options.train.pool_socket = SocketPath(directory, options.train_device);
   if (options.train.checkpoint.empty()) options.train.checkpoint = directory + "/checkpoint";
   return options;
-}
-
-double Milliseconds(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
-
-nlohmann::json PoolJson(const pool::PoolStats& stats) {
-  nlohmann::json json = {
-      {"page_bytes", stats.page_bytes},           {"total_pages", stats.total},         {"free_pages", stats.free},
-      {"granted_pages", stats.granted},           {"returning_pages", stats.returning}, {"dirty_pages", stats.dirty},
-      {"peak_granted_pages", stats.peak_granted}, {"violations", stats.violations},     {"fenced", stats.fenced},
-      {"leases", nlohmann::json::array()}};
-  for (const pool::LeaseStats& lease : stats.leases) {
-    json["leases"].push_back({{"name", lease.name},
-                              {"client", lease.client},
-                              {"pid", lease.pid},
-                              {"class", pool::Name(lease.lease_class)},
-                              {"guaranteed_bytes", lease.guaranteed_pages * stats.page_bytes},
-                              {"limit_bytes", lease.limit_pages * stats.page_bytes},
-                              {"held_bytes", lease.held_pages * stats.page_bytes}});
-  }
-  return json;
-}
-
-nlohmann::json ModelJson(const serve::ModelStatus& model) {
-  return {{"name", model.name},
-          {"state", serve::Name(model.state)},
-          {"reason", model.reason},
-          {"spec", model.spec},
-          {"weight_bytes", model.weight_bytes},
-          {"resident_bytes", model.resident_bytes},
-          {"slo_ms", Milliseconds(model.slo)},
-          {"solo_ms", Milliseconds(model.solo_latency)},
-          {"requests", model.requests},
-          {"failures", model.failures},
-          {"within_slo", model.within_slo},
-          {"loads", model.loads},
-          {"evictions", model.evictions}};
-}
-
-nlohmann::json TrainJson(const TrainStatus& status, const std::string& name) {
-  return {{"name", name},
-          {"state", Name(status.state)},
-          {"pid", status.pid},
-          {"restarts", status.restarts},
-          {"last_error", status.last_error.ok() ? "" : ToString(status.last_error)},
-          {"step", status.latest.step},
-          {"epoch", status.latest.epoch},
-          {"samples", status.latest.samples},
-          {"loss", status.latest.loss},
-          {"samples_per_s", status.latest.samples_per_s},
-          {"micro_batch", status.latest.micro_batch},
-          {"aborts", status.latest.aborts},
-          {"held_bytes", status.latest.held_bytes},
-          {"device_seconds", status.latest.device_seconds},
-          {"device_samples_per_s", status.latest.device_samples_per_s}};
-}
-
-nlohmann::json EmulationJson(const EmulationStatus& emulation) {
-  const device::TimelineReport& report = emulation.report;
-  const auto busy = [&](device::EngineKind engine) { return absl::ToDoubleSeconds(report.busy.at(engine)); };
-  return {{"profile", emulation.properties.profile},
-          {"hardware", emulation.properties.model},
-          {"times", emulation.properties.estimated ? "estimated" : "measured"},
-          {"source", emulation.properties.profile_source},
-          {"results", emulation.properties.computes ? "computed" : "none"},
-          {"description", device::emulated::Describe(emulation.properties)},
-          {"elapsed_s", absl::ToDoubleSeconds(report.elapsed)},
-          {"compute_busy_s", busy(device::EngineKind::kCompute)},
-          {"host_to_device_busy_s", busy(device::EngineKind::kHostToDevice)},
-          {"device_to_host_busy_s", busy(device::EngineKind::kDeviceToHost)},
-          {"overrun_s", absl::ToDoubleSeconds(report.overrun)},
-          {"host_limited", report.host_limited},
-          {"host_limited_reason", report.host_limited_reason}};
 }
 
 class NodeImpl : public Node {
@@ -106,34 +41,22 @@ class NodeImpl : public Node {
     supervisor_.reset();
     EndSampler();
     server_.reset();
-    broker_.reset();
+    for (Part& part : parts_) part.broker.reset();
   }
 
   Status Open() {
     TIDEPOOL_RETURN_IF_ERROR(options_.Validate());
     TIDEPOOL_ASSIGN_OR_RETURN(directory_, RuntimeDirectory::Open(options_.runtime_directory));
-    options_ = Complete(std::move(options_), directory_->path());
-    TIDEPOOL_ASSIGN_OR_RETURN(device::OneDevice settled, device::CheckOneDevice(options_.device, kUsualCapacityBytes));
-    options_.device = std::move(settled.options);
-    TIDEPOOL_ASSIGN_OR_RETURN(device_, device::OpenDevice(options_.device));
-    const int64_t pages = device_->info().capacity_bytes / device_->info().page_bytes;
-    pool::BrokerOptions broker{.socket_path = options_.train.pool_socket,
-                               .fit = options_.fit,
-                               .reserve_pages = CeilDiv(options_.reserve_bytes, device_->info().page_bytes),
-                               .fence_after = options_.fence_after,
-                               .clock = options_.clock,
-                               .on_handover = [this](const pool::HandoverRecord& record) { timeline_.AddHandover(record); }};
-    if (options_.server.mode == serve::Mode::kStatic) {
-      broker.static_reclaimable_pages = static_cast<int64_t>(static_cast<double>(pages) * options_.static_train_fraction);
-      options_.server.serving_limit_pages = pages - broker.static_reclaimable_pages;
-    }
-    TIDEPOOL_ASSIGN_OR_RETURN(broker_, pool::Broker::Start(device_.get(), std::move(broker)));
-    TIDEPOOL_ASSIGN_OR_RETURN(server_, serve::Server::Start(broker_.get(), options_.server));
+    TIDEPOOL_ASSIGN_OR_RETURN(device::NodeDevices settled, device::CheckNodeDevices(options_.device, kUsualCapacityBytes));
+    options_ = Complete(std::move(options_), directory_->path(), settled);
+    for (int i = 0; i < settled.count; ++i) TIDEPOOL_RETURN_IF_ERROR(OpenDevice(i));
+    TIDEPOOL_RETURN_IF_ERROR(StartServers());
     server_->SetEventListener([this](const serve::ServeEvent& event) { timeline_.AddServeEvent(event); });
     if (options_.measure_solo) {
       TIDEPOOL_RETURN_IF_ERROR(server_->MeasureSoloLatencies(options_.clock->Now() + options_.measure_limit));
-      // What was measured last still lies in the device; the training job would find too little to begin with.
-      if (options_.has_training()) {
+      // What was measured last still lies in the device; the training job would find too little to begin with. Of several devices
+      // another one has measured.
+      if (options_.has_training() && device_count() == 1) {
         for (const serve::ModelStatus& model : server_->Models()) {
           server_->Unload(model.name, options_.clock->Now() + options_.server.drain_limit).IgnoreError();
         }
@@ -153,14 +76,17 @@ class NodeImpl : public Node {
   }
 
   serve::Server& server() override { return *server_; }
-  pool::Broker& broker() override { return *broker_; }
+  int device_count() const override { return static_cast<int>(parts_.size()); }
+  pool::Broker& broker(int device) override { return *parts_.at(static_cast<size_t>(device)).broker; }
   const NodeOptions& options() const override { return options_; }
   const std::string& runtime_directory() const override { return directory_->path(); }
   const Timeline& timeline() const override { return timeline_; }
   std::optional<EmulationStatus> emulation() override {
-    const auto report = device_->timeline();
-    if (!report.has_value()) return std::nullopt;
-    return EmulationStatus{.properties = device_->properties(), .report = *report};
+    std::vector<EmulationStatus> all;
+    for (const Part& part : parts_) {
+      if (auto one = EmulationOf(*part.device); one.has_value()) all.push_back(*std::move(one));
+    }
+    return Together(all);
   }
 
   Status StartTraining() override {
@@ -172,18 +98,18 @@ class NodeImpl : public Node {
   Status WaitForTraining(absl::Time deadline) override { return supervisor_->WaitUntilEnded(deadline); }
 
   std::string StatusJson() override {
-    nlohmann::json json = {{"mode", serve::Name(options_.server.mode)},
-                           {"device", options_.device.name},
-                           {"capacity_bytes", options_.device.capacity_bytes},
-                           {"ready", server_->Ready()},
-                           {"worker_pid", server_->worker_pid()},
-                           {"runtime_directory", directory_->path()},
-                           {"pool", PoolJson(broker_->Stats())},
-                           {"models", nlohmann::json::array()}};
-    for (const serve::ModelStatus& model : server_->Models()) json["models"].push_back(ModelJson(model));
-    if (const auto emulated = emulation(); emulated.has_value()) json["emulation"] = EmulationJson(*emulated);
-    if (options_.has_training()) json["training"] = TrainJson(supervisor_->status(), options_.train.name);
-    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    NodeStatus status{.options = &options_,
+                      .runtime_directory = directory_->path(),
+                      .ready = server_->Ready(),
+                      .models = server_->Models(),
+                      .training = supervisor_->status()};
+    for (const Part& part : parts_) {
+      status.devices.push_back({.ready = part.server->Ready(),
+                                .worker_pid = part.server->worker_pid(),
+                                .pool = part.broker->Stats(),
+                                .emulation = EmulationOf(*part.device)});
+    }
+    return StatusJsonOf(status);
   }
 
   Status Stop() override {
@@ -200,10 +126,78 @@ class NodeImpl : public Node {
   }
 
  private:
+  // One device with what belongs to it.
+  struct Part {
+    std::unique_ptr<device::Device> device;
+    std::unique_ptr<pool::Broker> broker;
+    serve::Server* server = nullptr;  // of server_
+    int64_t serving_limit_pages = -1;
+  };
+
+  static std::optional<EmulationStatus> EmulationOf(device::Device& device) {
+    const auto report = device.timeline();
+    if (!report.has_value()) return std::nullopt;
+    return EmulationStatus{.properties = device.properties(), .report = *report};
+  }
+
+  Status OpenDevice(int index) {
+    Part part;
+    TIDEPOOL_ASSIGN_OR_RETURN(part.device, device::OpenDevice(options_.device));
+    const device::DeviceInfo& info = part.device->info();
+    const bool trains = index == options_.train_device;
+    pool::BrokerOptions broker{.socket_path = SocketPath(directory_->path(), index),
+                               .fit = options_.fit,
+                               .reserve_pages = trains ? CeilDiv(options_.reserve_bytes, info.page_bytes) : 0,
+                               .fence_after = options_.fence_after,
+                               .clock = options_.clock,
+                               .on_handover = [this](const pool::HandoverRecord& record) { timeline_.AddHandover(record); }};
+    if (trains && options_.server.mode == serve::Mode::kStatic) {
+      const int64_t pages = info.capacity_bytes / info.page_bytes;
+      broker.static_reclaimable_pages = static_cast<int64_t>(static_cast<double>(pages) * options_.static_train_fraction);
+      part.serving_limit_pages = pages - broker.static_reclaimable_pages;
+    }
+    TIDEPOOL_ASSIGN_OR_RETURN(part.broker, pool::Broker::Start(part.device.get(), std::move(broker)));
+    parts_.push_back(std::move(part));
+    return {};
+  }
+
+  Status StartServers() {
+    std::vector<std::pair<pool::Broker*, serve::ServerOptions>> wanted;
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      serve::ServerOptions options = options_.server;
+      options.serving_limit_pages = parts_[i].serving_limit_pages;
+      // What the modes settle between training and serving concerns the device that has both.
+      if (static_cast<int>(i) != options_.train_device) options.mode = serve::Mode::kColocate;
+      wanted.emplace_back(parts_[i].broker.get(), std::move(options));
+    }
+    TIDEPOOL_ASSIGN_OR_RETURN(auto servers, serve::StartServers(wanted));
+    for (size_t i = 0; i < parts_.size(); ++i) parts_[i].server = servers[i].get();
+    if (servers.size() == 1) {
+      server_ = std::move(servers[0]);
+      return {};
+    }
+    std::vector<serve::DeviceGroup::Member> members;
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      const int64_t page_bytes = options_.device.page_bytes, limit_pages = parts_[i].serving_limit_pages;
+      serve::DeviceGroup::Member member{.server = std::move(servers[i]),
+                                        .free_bytes = [broker = parts_[i].broker.get(), page_bytes] {
+                                          return std::max<int64_t>(0, broker->RoomForPinned().spare_pages) * page_bytes;
+                                        }};
+      if (limit_pages >= 0) member.limit_bytes = limit_pages * page_bytes;
+      members.push_back(std::move(member));
+    }
+    server_ = std::make_unique<serve::DeviceGroup>(
+        std::move(members), serve::DeviceGroup::Options{.train_device = options_.has_training() ? options_.train_device : -1,
+                                                        .clock = options_.clock});
+    return {};
+  }
+
   void Sample() {
     absl::Time next = options_.clock->Now();
     while (true) {
-      timeline_.AddMemory(options_.clock->Now(), broker_->Stats());
+      for (size_t i = 0; i < parts_.size(); ++i) {
+        timeline_.AddMemory(options_.clock->Now(), parts_[i].broker->Stats(), static_cast<int>(i));
+      }
       next = std::max(next + options_.sample_interval, options_.clock->Now());
       absl::MutexLock lock(&mu_);
       if (options_.clock->Await(
@@ -241,9 +235,8 @@ class NodeImpl : public Node {
   NodeOptions options_;
   std::unique_ptr<RuntimeDirectory> directory_;
   Timeline timeline_;
-  std::unique_ptr<device::Device> device_;
-  std::unique_ptr<pool::Broker> broker_;
-  std::unique_ptr<serve::Server> server_;
+  std::vector<Part> parts_;
+  std::unique_ptr<serve::Server> server_;  // of the one device, or the group
   std::unique_ptr<TrainSupervisor> supervisor_;
   absl::Mutex mu_;
   bool end_sampling_ = false;
@@ -254,6 +247,18 @@ class NodeImpl : public Node {
 };
 
 }  // namespace
+
+std::vector<pool::Broker*> Node::brokers() {
+  std::vector<pool::Broker*> all;
+  for (int i = 0; i < device_count(); ++i) all.push_back(&broker(i));
+  return all;
+}
+
+std::vector<pool::PoolStats> Node::PoolStats() {
+  std::vector<pool::PoolStats> all;
+  for (pool::Broker* broker : brokers()) all.push_back(broker->Stats());
+  return all;
+}
 
 StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
   auto node = std::make_unique<NodeImpl>(std::move(options));

@@ -1,6 +1,6 @@
-// One node: a device, its page broker, the serving front end and, if asked for, a training job that lives in the memory that
-// serving leaves. The node supervises its processes, keeps a timeline, and ends within stated limits. The APIs of api/ are put on
-// server() by whoever starts the node.
+// One node: one device or several equal ones, each with its page broker and its serving front end, and, if asked for, a training
+// job that lives in the memory that serving leaves of one of them. The node supervises its processes, keeps a timeline, and ends
+// within stated limits. The APIs of api/ are put on server() by whoever starts the node.
 #pragma once
 
 #include <absl/time/time.h>
@@ -27,13 +27,15 @@ namespace tidepool::cluster {
 inline constexpr int64_t kUsualCapacityBytes = int64_t{2} << 30;
 
 struct NodeOptions {
-  device::DeviceOptions device;                      // .capacity_bytes 0: what the device's name says, or kUsualCapacityBytes
+  // The name may mean several devices. .capacity_bytes: of each one; 0: what the name says, or kUsualCapacityBytes.
+  device::DeviceOptions device;
   pool::FitPolicy fit = pool::FitPolicy::kFirstFit;  // models from the low end, training and activations from the high one
-  int64_t reserve_bytes = 0;                         // kept free of training
+  int64_t reserve_bytes = 0;                         // kept free of training, on the device that trains
   absl::Duration fence_after = absl::Seconds(5);
+  int train_device = 0;  // of the node's devices; the modes are about this one
   // Mode static: the part of the device that training has; serving has the rest.
   double static_train_fraction = 0.5;
-  serve::ServerOptions server;  // .mode is the node's mode
+  serve::ServerOptions server;  // .mode is the node's mode; .worker_threads 0: all cores, divided by the number of devices
   bool measure_solo = true;     // measure each model alone at start, which sets SLOs that are not given
   absl::Duration measure_limit = absl::Seconds(120);
 
@@ -75,16 +77,19 @@ struct EmulationStatus {
 // Thread-safe.
 class Node {
  public:
-  // Opens the device, starts broker and worker, and measures models if asked to. The training job is started by StartTraining.
+  // Opens the devices, starts brokers and workers, and measures models if asked to. The training job is started by StartTraining.
   static StatusOr<std::unique_ptr<Node>> Start(NodeOptions options);
   virtual ~Node() = default;  // Stop()s with no patience: children are killed
 
-  virtual serve::Server& server() = 0;
-  virtual pool::Broker& broker() = 0;
-  virtual const NodeOptions& options() const = 0;
+  virtual serve::Server& server() = 0;  // of the device, or of all devices as one
+  virtual int device_count() const = 0;
+  virtual pool::Broker& broker(int device = 0) = 0;
+  std::vector<pool::Broker*> brokers();            // by device
+  std::vector<pool::PoolStats> PoolStats();        // by device
+  virtual const NodeOptions& options() const = 0;  // as completed at the start; .device is one device's
   virtual const std::string& runtime_directory() const = 0;
   virtual const Timeline& timeline() const = 0;
-  // Nothing for devices that are not emulated.
+  // Of all devices together. Nothing for devices that are not emulated.
   virtual std::optional<EmulationStatus> emulation() = 0;
 
   // FAILED_PRECONDITION if one runs already or options.train.data is empty.

@@ -16,10 +16,13 @@ std::string_view Name(device::MappingMode mode) { return mode == device::Mapping
 std::string DefaultWorkerBinary() { return ExecutableDirectory() + "/tidepool-worker"; }
 
 void NodeOptions::Register(OptionTable* table, bool with_training) {
-  table->Add({.key = "node.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &device.name);
-  table->Add(
-      {.key = "node.capacity", .help = "Device memory that models and training share; 0: what the device's name says, or 2 GiB"},
-      BytesField{&device.capacity_bytes});
+  table->Add({.key = "node.device", .help = std::string(device::kNodeDevicesHelp), .metavar = "DEVICE"}, &device.name);
+  if (with_training) {
+    table->Add({.key = "node.train_device", .help = "Of several devices the one that trains", .metavar = "INDEX"}, &train_device);
+  }
+  table->Add({.key = "node.capacity",
+              .help = "Memory of each device, for models and training; 0: what the device's name says, or 2 GiB"},
+             BytesField{&device.capacity_bytes});
   table->Add({.key = "node.page_size", .help = "Unit in which memory changes hands", .advanced = true},
              BytesField{&device.page_bytes});
   table->AddCustom(
@@ -73,7 +76,8 @@ void NodeOptions::Register(OptionTable* table, bool with_training) {
               .metavar = "PATH",
               .advanced = true},
              &server.worker_binary);
-  table->Add({.key = "serve.worker_threads", .help = "Threads of the device worker; 0: all cores"}, &server.worker_threads);
+  table->Add({.key = "serve.worker_threads", .help = "Threads of each device worker; 0: all cores, shared among the devices"},
+             &server.worker_threads);
   table->Add({.key = "serve.direct_io", .help = "Read weights past the page cache: for repositories larger than memory"},
              &server.direct_io);
   table->Add({.key = "serve.idle_eviction", .help = "A model idle for this long leaves if training misses its memory"},
@@ -115,8 +119,10 @@ Status NodeOptions::Validate() const {
   fault(device.page_bytes < 4096 || (device.page_bytes & (device.page_bytes - 1)) != 0,
         fmt::format("node.page_size is {}; allowed: a power of two of at least 4 KiB", FormatBytes(device.page_bytes)));
   int64_t capacity = device.capacity_bytes;
-  if (const auto settled = device::CheckOneDevice(device, kUsualCapacityBytes); settled.ok()) {
+  if (const auto settled = device::CheckNodeDevices(device, kUsualCapacityBytes); settled.ok()) {
     capacity = settled->options.capacity_bytes;
+    fault(train_device < 0 || train_device >= settled->count,
+          fmt::format("node.train_device is {}; allowed: 0 to {}", train_device, settled->count - 1));
     fault(has_training() && !settled->computes,
           fmt::format(
               "node.device is '{}', which only keeps time; a training job computes its results. Allowed here: mode=functional",

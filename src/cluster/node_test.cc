@@ -3,9 +3,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <cstring>
 #include <filesystem>
+
+#include <nlohmann/json.hpp>
 
 #include "base/fd.h"
 #include "base/testing.h"
@@ -51,8 +54,9 @@ class EmulatedNodeTest : public ::testing::Test {
     EXPECT_TRUE(node.ok()) << ToString(node.status());
     return node.ok() ? std::move(*node) : nullptr;
   }
-  // The bytes of the answer to one request with the same picture each time.
-  static std::string Infer(Node* node) {
+  // The bytes of the answers to requests with the same picture each time.
+  static std::string Infer(Node* node) { return InferAtOnce(node, 1).at(0); }
+  static std::vector<std::string> InferAtOnce(Node* node, size_t count) {
     serve::InferRequest request{.model = "small", .id = "r"};
     serve::Tensor picture{
         .name = node->server().Model("small")->inputs.at(0).name, .datatype = DType::kF32, .shape = {1, 3, 32, 32}};
@@ -61,21 +65,26 @@ class EmulatedNodeTest : public ::testing::Test {
       picture.data.append(reinterpret_cast<const char*>(&value), sizeof(value));
     }
     request.inputs.push_back(std::move(picture));
-    absl::Mutex mu;
-    std::optional<StatusOr<serve::InferResponse>> answer;
-    const auto handle = node->server().Infer(std::move(request), [&](StatusOr<serve::InferResponse> response) {
-      absl::MutexLock lock(&mu);
-      answer = std::move(response);
-    });
-    absl::MutexLock lock(&mu);
-    const bool answered = Clock::Real()->Await(
-        &mu, [&] { return answer.has_value(); }, Soon());
-    EXPECT_TRUE(answered);
-    if (!answered || !(*answer).ok()) {
-      EXPECT_TRUE(answered && (*answer).ok()) << (answered ? ToString((*answer).status()) : "no answer");
-      return {};
+    struct Answers {
+      absl::Mutex mu;
+      std::vector<std::string> bytes;
+      size_t answered = 0;
+    };
+    const auto answers = std::make_shared<Answers>();
+    answers->bytes.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      node->server().Infer(request, [answers, i](StatusOr<serve::InferResponse> response) {
+        EXPECT_TRUE(response.ok()) << ToString(response.status());
+        absl::MutexLock lock(&answers->mu);
+        if (response.ok()) answers->bytes[i] = response->outputs.at(0).data;
+        ++answers->answered;
+      });
     }
-    return std::string((**answer).outputs.at(0).data);
+    absl::MutexLock lock(&answers->mu);
+    const bool all = Clock::Real()->Await(
+        &answers->mu, [&] { return answers->answered == count; }, Soon());
+    EXPECT_TRUE(all) << answers->answered << " answers";
+    return answers->bytes;
   }
   static absl::Duration Busy(Node* node, device::EngineKind engine) { return node->emulation()->report.busy.at(engine); }
 
@@ -112,6 +121,46 @@ TEST_F(EmulatedNodeTest, ThatOnlyKeepsTimeAnswersZeros) {
   EXPECT_EQ(Busy(node.get(), device::EngineKind::kCompute), 3 * kForward);
   EXPECT_GE(node->server().Model("small")->compute_time, 3 * kForward);
   EXPECT_THAT(node->StatusJson(), HasSubstr(R"("results":"none")"));
+}
+
+TEST_F(EmulatedNodeTest, SeveralDevicesServeAsOneAndGoOnWithoutAWorkerThatDied) {
+  NodeOptions options = Options(device_ + "x2,mode=timing");
+  options.measure_solo = true;
+  const auto node = Start(std::move(options));
+  ASSERT_NE(node, nullptr);
+  ASSERT_EQ(node->device_count(), 2);
+  EXPECT_NE(node->broker(0).socket_path(), node->broker(1).socket_path());
+  const auto status = [&] { return nlohmann::json::parse(node->StatusJson()); };
+  EXPECT_EQ(status()["capacity_bytes"], 128 << 20);
+  ASSERT_EQ(status()["devices"].size(), 2u);
+  EXPECT_GE(node->server().Model("small")->solo_latency, kForward);
+  EXPECT_THAT(node->server().Model("small")->devices, ::testing::ElementsAre(0)) << "it was measured there";
+  // More at once than half of the objective allows: the other device gets a replica.
+  const std::vector<std::string> zeros(8, std::string(4 * sizeof(float), '\0'));
+  const absl::Time deadline = Soon();
+  do {
+    EXPECT_EQ(InferAtOnce(node.get(), zeros.size()), zeros);
+  } while (node->server().Model("small")->devices.size() < 2 && Clock::Real()->Now() < deadline);
+  EXPECT_THAT(node->server().Model("small")->devices, ::testing::ElementsAre(0, 1));
+  EXPECT_EQ(node->server().Model("small")->failures, 0);
+  for (const nlohmann::json& device : status()["devices"]) EXPECT_GT(device["emulation"]["compute_busy_s"], 0.0);
+
+  const int pid = status()["devices"][0]["worker_pid"];
+  ASSERT_GT(pid, 1);
+  ASSERT_EQ(::kill(pid, SIGKILL), 0);
+  EXPECT_EQ(InferAtOnce(node.get(), 4), std::vector<std::string>(zeros.begin(), zeros.begin() + 4));
+  EXPECT_TRUE(node->server().Ready());
+  for (const pool::PoolStats& pool : node->PoolStats()) EXPECT_EQ(pool.violations, 0);
+  const auto new_pid = [&] { return status()["devices"][0]["worker_pid"].get<int>(); };
+  while ((new_pid() == 0 || new_pid() == pid) && Clock::Real()->Now() < deadline) {
+    Clock::Real()->SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_TRUE(new_pid() > 1 && new_pid() != pid) << "a new worker runs";
+  EXPECT_TRUE(node->Stop().ok());
+  const TimelineData timeline = node->timeline().Snapshot();
+  EXPECT_EQ(timeline.devices, 2);
+  EXPECT_TRUE(
+      std::any_of(timeline.serve.begin(), timeline.serve.end(), [](const serve::ServeEvent& e) { return e.device == 1; }));
 }
 
 TEST_F(EmulatedNodeTest, ChargesTrainingOnTheSameDevice) {

@@ -19,12 +19,17 @@ constexpr size_t kMaxTenants = 1024;
 
 }  // namespace
 
-void Timeline::AddMemory(absl::Time now, const pool::PoolStats& stats) {
-  MemorySample sample{
-      .time = now, .free = stats.free, .granted = stats.granted, .returning = stats.returning, .dirty = stats.dirty};
+void Timeline::AddMemory(absl::Time now, const pool::PoolStats& stats, int device) {
+  MemorySample sample{.time = now,
+                      .device = device,
+                      .free = stats.free,
+                      .granted = stats.granted,
+                      .returning = stats.returning,
+                      .dirty = stats.dirty};
   absl::MutexLock lock(&mu_);
   data_.page_bytes = stats.page_bytes;
   data_.total_pages = stats.total;
+  data_.devices = std::max(data_.devices, device + 1);
   for (const pool::LeaseStats& lease : stats.leases) {
     if (lease.lease_class == pool::LeaseClass::kReclaimable) {
       sample.train_limit = std::max<int64_t>(sample.train_limit, 0) + lease.limit_pages;
@@ -47,7 +52,7 @@ void Timeline::AddMemory(absl::Time now, const pool::PoolStats& stats) {
       held->second += lease.held_pages;
     }
   }
-  Keep(&data_.memory, std::move(sample), limits_.memory_samples, &data_.dropped_memory);
+  Keep(&data_.memory, std::move(sample), limits_.memory_samples * data_.devices, &data_.dropped_memory);
 }
 
 void Timeline::AddHandover(const pool::HandoverRecord& record) {

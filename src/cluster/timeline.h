@@ -17,9 +17,10 @@
 
 namespace tidepool::cluster {
 
-// Pages of the device by tenant at one moment.
+// Pages of one device by tenant at one moment.
 struct MemorySample {
   absl::Time time;
+  int device = 0;
   int64_t free = 0, granted = 0, returning = 0, dirty = 0;
   std::vector<std::pair<uint32_t, int64_t>>
       held;                  // tenant (index into TimelineData::tenants), pages; tenants with none are left out
@@ -27,14 +28,15 @@ struct MemorySample {
 };
 
 struct TimelineLimits {
-  int64_t memory_samples = 36000;  // half an hour at 20/s
+  int64_t memory_samples = 36000;  // of each device; half an hour at 20/s
   int64_t handovers = 20000;
   int64_t serve_events = 100000;
   int64_t train_events = 50000;
 };
 
 struct TimelineData {
-  int64_t page_bytes = 0, total_pages = 0;
+  int64_t page_bytes = 0, total_pages = 0;  // of each device
+  int devices = 1;
   std::vector<std::string> tenants;  // lease names, in order of appearance
   std::deque<MemorySample> memory;
   std::deque<pool::HandoverRecord> handovers;
@@ -47,7 +49,7 @@ struct TimelineData {
 class Timeline {
  public:
   explicit Timeline(const TimelineLimits& limits = {}) : limits_(limits) {}
-  void AddMemory(absl::Time now, const pool::PoolStats& stats);
+  void AddMemory(absl::Time now, const pool::PoolStats& stats, int device = 0);
   void AddHandover(const pool::HandoverRecord& record);
   void AddServeEvent(const serve::ServeEvent& event);
   void AddTrainProgress(const train::TrainProgress& progress);

@@ -74,7 +74,17 @@ struct ModelStatus {
           within_slo = 0;
   absl::Duration queue_time, compute_time, load_time;
   absl::Duration last_used_ago;
+  std::vector<int> devices;  // where several devices serve: those that hold memory of it
 };
+
+// What routing asks about one version of a model.
+struct ModelPresence {
+  ModelState state = ModelState::kAbsent;
+  int64_t weight_bytes = 0;
+  absl::Duration solo_latency, slo;  // zero while unknown
+};
+// Latencies alone, by model as the pool names it: "name", or "name:3" for a version that is not the highest.
+using SoloLatencies = std::map<std::string, absl::Duration>;
 
 enum class Mode : uint8_t { kColocate, kStatic, kTaskSwitch };
 std::string_view Name(Mode mode);
@@ -106,6 +116,7 @@ struct ServeEvent {
   absl::Time start;
   absl::Duration duration;
   int64_t bytes = 0;
+  int device = 0;  // of the node's devices
 };
 
 using InferCallback = std::function<void(StatusOr<InferResponse>)>;
@@ -132,6 +143,8 @@ class Server {
   virtual bool Ready() = 0;
   virtual StatusOr<ModelStatus> Model(const std::string& name) = 0;
   virtual std::vector<ModelStatus> Models() = 0;
+  // Cheap. NOT_FOUND for what Infer would not find; an empty version is the highest.
+  virtual StatusOr<ModelPresence> Presence(const std::string& model, const std::string& version) = 0;
   // Reads the repository again; new, changed and vanished models are taken over.
   virtual Status Rescan() = 0;
   // Blocks until loaded (or the reason why not), or unloaded: then it returns how many bytes were freed.
@@ -139,12 +152,15 @@ class Server {
   virtual StatusOr<int64_t> Unload(const std::string& model, absl::Time deadline) = 0;
   // Measures each model's latency alone (loaded, batch 1) and sets SLOs that are not given. Called by Start's users once.
   virtual Status MeasureSoloLatencies(absl::Time deadline) = 0;
+  // What was measured; and what another server has measured for the same models on an equal device.
+  virtual SoloLatencies solo_latencies() = 0;
+  virtual Status SetSoloLatencies(const SoloLatencies& latencies, absl::Time deadline) = 0;
 
   // Refuses new requests, lets accepted ones finish within drain_limit.
   virtual void Drain() = 0;
   virtual int worker_pid() = 0;
-  // Called on a thread of the server, in order; must not block, nor call this. The listener before is not called any more when
-  // this returns.
+  // Called on a thread of the server, in order for each device; must not block, nor call this. The listener before is not called
+  // any more when this returns.
   virtual void SetEventListener(std::function<void(const ServeEvent&)> listener) = 0;
 };
 

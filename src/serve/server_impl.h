@@ -52,10 +52,13 @@ class ServerImpl : public Server {
   bool Ready() override;
   StatusOr<ModelStatus> Model(const std::string& name) override;
   std::vector<ModelStatus> Models() override;
+  StatusOr<ModelPresence> Presence(const std::string& model, const std::string& version) override;
   Status Rescan() override;
   Status Load(const std::string& model, absl::Time deadline) override;
   StatusOr<int64_t> Unload(const std::string& model, absl::Time deadline) override;
   Status MeasureSoloLatencies(absl::Time deadline) override;
+  SoloLatencies solo_latencies() override;
+  Status SetSoloLatencies(const SoloLatencies& latencies, absl::Time deadline) override;
   void Drain() override;
   int worker_pid() override;
   void SetEventListener(std::function<void(const ServeEvent&)> listener) override;

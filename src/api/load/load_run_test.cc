@@ -18,7 +18,7 @@ constexpr absl::Duration kPatience = absl::Seconds(30);
 class LoadRun : public ::testing::Test {
  protected:
   void SetUp() override {
-    StatusOr<std::unique_ptr<Api>> api = Api::Start(&server_, nullptr, {.http_port = -1, .grpc_port = 0, .metrics_port = -1});
+    StatusOr<std::unique_ptr<Api>> api = Api::Start(&server_, {}, {.http_port = -1, .grpc_port = 0, .metrics_port = -1});
     ASSERT_TRUE(api.ok()) << ToString(api.status());
     api_ = *std::move(api);
     options_.target = api_->grpc_target();

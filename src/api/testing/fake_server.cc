@@ -222,6 +222,12 @@ std::vector<ModelStatus> FakeServer::Models() {
   return models;
 }
 
+StatusOr<serve::ModelPresence> FakeServer::Presence(const std::string& model, const std::string&) {
+  TIDEPOOL_ASSIGN_OR_RETURN(const ModelStatus status, Model(model));
+  return serve::ModelPresence{
+      .state = status.state, .weight_bytes = status.weight_bytes, .solo_latency = status.solo_latency, .slo = status.slo};
+}
+
 Status FakeServer::Load(const std::string& model, absl::Time) {
   absl::MutexLock lock(&state_->mu);
   const auto it = state_->models.find(model);

@@ -34,10 +34,13 @@ class FakeServer : public serve::Server {
   bool Ready() override;
   StatusOr<serve::ModelStatus> Model(const std::string& name) override;
   std::vector<serve::ModelStatus> Models() override;
+  StatusOr<serve::ModelPresence> Presence(const std::string& model, const std::string& version) override;
   Status Rescan() override { return absl::OkStatus(); }
   Status Load(const std::string& model, absl::Time deadline) override;
   StatusOr<int64_t> Unload(const std::string& model, absl::Time deadline) override;
   Status MeasureSoloLatencies(absl::Time) override { return absl::OkStatus(); }
+  serve::SoloLatencies solo_latencies() override { return {}; }
+  Status SetSoloLatencies(const serve::SoloLatencies&, absl::Time) override { return absl::OkStatus(); }
   void Drain() override { SetReady(false); }
   int worker_pid() override { return 0; }
   void SetEventListener(std::function<void(const serve::ServeEvent&)>) override {}
