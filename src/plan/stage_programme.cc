@@ -398,7 +398,8 @@ void StageProgramme::Actualize(CutSolution solution, const std::function<double(
 double StageProgramme::Cap(double objective_us) const {
   const double by_all = objective_us / static_cast<double>(micro_batches_);
   const double rest = static_cast<double>(micro_batches_ - 1);
-  return rest > 0 ? std::min(by_all, (objective_us - LeastSumUs(0)) / rest) / kSlack : by_all / kSlack;
+  const double cap = rest > 0 ? std::min(by_all, (objective_us - LeastSumUs(0)) / rest) : by_all;
+  return std::min(cap, bounds_.slowest_us) / kSlack;
 }
 
 double StageProgramme::Prepare(const StageOracle& oracle, double most_us, Workers* workers,
