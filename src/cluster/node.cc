@@ -11,6 +11,7 @@
 #include "cluster/node_status.h"
 #include "cluster/runtime_directory.h"
 #include "cluster/train_supervisor.h"
+#include "device/emulated/emulated_device.h"
 #include "serve/device_group.h"
 
 namespace tidepool::cluster {
@@ -142,7 +143,9 @@ class NodeImpl : public Node {
 
   Status OpenDevice(int index) {
     Part part;
-    TIDEPOOL_ASSIGN_OR_RETURN(part.device, device::OpenDevice(options_.device));
+    device::DeviceOptions one = options_.device;
+    one.name = device::emulated::NameOfDevice(one.name, index);
+    TIDEPOOL_ASSIGN_OR_RETURN(part.device, device::OpenDevice(one));
     const device::DeviceInfo& info = part.device->info();
     const bool trains = index == options_.train_device;
     pool::BrokerOptions broker{.socket_path = SocketPath(directory_->path(), index),

@@ -5,6 +5,7 @@
 #include "base/units.h"
 #include "device/cuda/cuda_device.h"
 #include "device/emulated/emulated_device.h"
+#include "device/emulated/spec.h"
 #include "device/event_state.h"
 #include "device/host/host_device.h"
 #include "profile/open.h"
@@ -116,7 +117,8 @@ StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_b
     TIDEPOOL_RETURN_IF_ERROR(IndexOf(options.name).status());
   } else if (options.name != "host") {
     // The name of a profile alone is what people try first.
-    const bool profile = profile::FindBundle(options.name).ok();
+    const auto spec = emulated::ParseSpec(fmt::format("{}{}", emulated::kPrefix, options.name));
+    const bool profile = spec.ok() && profile::FindBundle(spec->bundle).ok();
     return InvalidArgument("device name '{}' is unknown; allowed: {}{}", options.name, kAllowedNames,
                            profile ? fmt::format("; did you mean 'emulated:{}'?", options.name) : "");
   }

@@ -254,6 +254,15 @@ TEST(CheckNodeDevices, GivesTheNameOfOneAndHowManyThereAre) {
   }
 }
 
+TEST(NameOfDevice, GivesEachItsOwnSeedWhereTimesHaveJitter) {
+  EXPECT_EQ(NameOfDevice("host", 3), "host");
+  EXPECT_EQ(NameOfDevice("emulated:h200,seed=3", 2), "emulated:h200,seed=3");
+  EXPECT_EQ(NameOfDevice("emulated:h200,jitter=resample", 0), "emulated:h200,jitter=resample");
+  EXPECT_EQ(NameOfDevice("emulated:h200,jitter=resample", 2), "emulated:h200,jitter=resample,seed=2");
+  EXPECT_EQ(NameOfDevice("emulated:h200,seed=3,jitter=lognormal", 2), "emulated:h200,jitter=lognormal,seed=5");
+  EXPECT_EQ(NameOfDevice("emulated:h200,jitter=lognormal,seed=3", 1), "emulated:h200,jitter=lognormal,seed=4");
+}
+
 TEST(CheckNodeDevices, SaysWhatIsAllowedInstead) {
   const auto message = [](const std::string& name, int64_t asked_bytes = 2 << 20) {
     return MessageOf(CheckNodeDevices({.name = name, .capacity_bytes = asked_bytes}, 2 << 20).status());
@@ -264,6 +273,7 @@ TEST(CheckNodeDevices, SaysWhatIsAllowedInstead) {
   EXPECT_THAT(message("emulated:h200x2,share=round-robin"), HasSubstr("share is 'round-robin'"));
   EXPECT_THAT(message("emulated:v100x2,capacity=4MiB", 6 << 20), HasSubstr("and 6.00 MiB is asked for beside it"));
   EXPECT_THAT(message("hostx2"), HasSubstr("device name 'hostx2' is unknown"));
+  EXPECT_THAT(message("h200x8,seed=3"), HasSubstr("did you mean 'emulated:h200x8,seed=3'?"));
   EXPECT_THAT(message("host", -1), HasSubstr("capacity is -1 bytes"));
   EXPECT_THAT(message("emulated:h200x2", -1), HasSubstr("capacity is -1 bytes"));
   if (AvailableMemoryBytes().value() < int64_t{16} * 140'000'000'000) {
