@@ -102,17 +102,8 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenDevices(const DeviceOptions& 
 }
 
 StatusOr<NodeDevices> CheckNodeDevices(const DeviceOptions& options, int64_t usual_bytes) {
-  if (options.name.starts_with(emulated::kPrefix)) {
-    TIDEPOOL_RETURN_IF_ERROR(CheckAsked(options));
-    return emulated::CheckEmulated(options, usual_bytes);
-  }
-  TIDEPOOL_ASSIGN_OR_RETURN(OneDevice one, CheckOneDevice(options, usual_bytes));
-  return NodeDevices{.options = std::move(one.options), .computes = one.computes};
-}
-
-StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_bytes) {
   TIDEPOOL_RETURN_IF_ERROR(CheckAsked(options));
-  if (options.name.starts_with(emulated::kPrefix)) return emulated::CheckOneEmulated(options, usual_bytes);
+  if (options.name.starts_with(emulated::kPrefix)) return emulated::CheckEmulated(options, usual_bytes);
   if (options.name.starts_with("cuda:")) {
     TIDEPOOL_RETURN_IF_ERROR(IndexOf(options.name).status());
   } else if (options.name != "host") {
@@ -122,9 +113,9 @@ StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_b
     return InvalidArgument("device name '{}' is unknown; allowed: {}{}", options.name, kAllowedNames,
                            profile ? fmt::format("; did you mean 'emulated:{}'?", options.name) : "");
   }
-  OneDevice device{.options = options};
-  if (options.capacity_bytes == 0) device.options.capacity_bytes = usual_bytes;
-  return device;
+  NodeDevices devices{.options = options};
+  if (options.capacity_bytes == 0) devices.options.capacity_bytes = usual_bytes;
+  return devices;
 }
 
 StatusOr<std::unique_ptr<Device>> AttachDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd) {

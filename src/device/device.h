@@ -221,20 +221,12 @@ struct DeviceOptions {
 StatusOr<std::unique_ptr<Device>> OpenDevice(const DeviceOptions& options);
 // All devices that the name means ("emulated:h200x8": eight with links between them), each with the capacity of `options`.
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenDevices(const DeviceOptions& options);
-// One device that several processes use in real time, as a node and a trainer have it.
-struct OneDevice {
-  DeviceOptions options;  // with its capacity; a profile's path is absolute, because other processes have other working folders
-  bool computes = true;   // false: mode=timing
-};
-// For the help of an option that takes one.
-inline constexpr std::string_view kOneDeviceHelp = "Device: host, cuda:N, or emulated:PROFILE[,key=value]... (emulated:v100)";
-// What can be said before anything is opened. The capacity is that of `options` or, if that is 0, what the name says, or
-// `usual_bytes` (never more than the emulated hardware has). INVALID_ARGUMENT for an unknown name, for one that means several
-// devices or a timeline that other processes cannot follow, and for two sizes that differ; NOT_FOUND for an unknown profile.
-StatusOr<OneDevice> CheckOneDevice(const DeviceOptions& options, int64_t usual_bytes);
-// The equal devices of a node or of a training job, each of which is opened by itself, `count` times.
+// The equal devices of a node or of a training job, which several processes use in real time. Each is opened by itself, `count`
+// times.
 struct NodeDevices {
-  DeviceOptions options;  // of each one, as OneDevice has them: the name is that of one device, the capacity one device's
+  // Of each one: the name is that of one device, the capacity one device's. A profile's path is absolute, because other processes
+  // have other working folders.
+  DeviceOptions options;
   int count = 1;
   bool computes = true;  // false: mode=timing
 };
@@ -242,8 +234,11 @@ inline constexpr int kMostNodeDevices = 16;
 // For the help of an option that takes them.
 inline constexpr std::string_view kNodeDevicesHelp =
     "Device: host, cuda:N, or emulated:PROFILE[xCOUNT][,key=value]... (emulated:v100, emulated:h200x8)";
-// As CheckOneDevice, but a name may mean up to kMostNodeDevices devices: "emulated:h200x8,seed=3" is eight times
-// "emulated:h200,seed=3". RESOURCE_EXHAUSTED if several that compute results take more memory than the machine has available.
+// What can be said before anything is opened: "emulated:h200x8,seed=3" is eight times "emulated:h200,seed=3". The capacity is
+// that of `options` or, if that is 0, what the name says, or `usual_bytes` (never more than the emulated hardware has).
+// INVALID_ARGUMENT for an unknown name, for more than kMostNodeDevices, for a timeline that other processes cannot follow, and
+// for two sizes that differ; NOT_FOUND for an unknown profile; RESOURCE_EXHAUSTED if those that compute results take more memory
+// than the machine has available.
 StatusOr<NodeDevices> CheckNodeDevices(const DeviceOptions& options, int64_t usual_bytes);
 // The same device in another process: its memory comes from `memory_fd`, which is taken over.
 StatusOr<std::unique_ptr<Device>> AttachDevice(const DeviceInfo& info, MappingMode mapping, UniqueFd memory_fd);

@@ -6,6 +6,7 @@
 // while.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -71,6 +72,22 @@ class MicroBatchPolicy {
   int64_t cap_ = 0;  // after running out of memory; 0: none
   int successes_ = 0;
   int aborts_in_a_row_ = 0;
+};
+
+// Data parallel: cuts samples into rounds of one micro-batch per device, so that no device is without work. Pure.
+class Rounds {
+ public:
+  explicit Rounds(int64_t devices) : devices_(devices) {}
+  // How many of the `left` samples the next micro-batch is cut from, after `done` micro-batches: at a round's beginning each
+  // device's share is an equal part of what is left, rounded up. One device: all of them.
+  int64_t Share(int64_t done, int64_t left) {
+    if (done % devices_ == 0) share_ = (left + devices_ - 1) / devices_;
+    return std::min(share_, left);
+  }
+
+ private:
+  const int64_t devices_;
+  int64_t share_ = 0;
 };
 
 }  // namespace tidepool::train

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <vector>
 
 #include "base/units.h"
 
@@ -140,6 +141,31 @@ TEST(MicroBatchPolicy, NeverParksWhileItHasItsGuarantee) {
   EXPECT_TRUE(policy.Fits(1, guaranteed, guaranteed));
   EXPECT_FALSE(policy.Fits(2, guaranteed, guaranteed));
   EXPECT_EQ(policy.Choose(guaranteed - 1, guaranteed, 32).batch, 0);
+}
+
+// The sizes of micro-batches of a global batch of which at most `most` samples fit at once.
+std::vector<int64_t> SizesOf(int64_t samples, int64_t devices, int64_t most) {
+  Rounds rounds(devices);
+  std::vector<int64_t> sizes;
+  while (samples > 0) {
+    const int64_t share = rounds.Share(static_cast<int64_t>(sizes.size()), samples);
+    const int64_t parts = (share + most - 1) / most;  // as MicroBatchPolicy cuts
+    sizes.push_back((share + parts - 1) / parts);
+    samples -= sizes.back();
+  }
+  return sizes;
+}
+
+TEST(Rounds, GiveEveryDeviceAnEqualPart) {
+  EXPECT_EQ(SizesOf(64, 4, 64), std::vector<int64_t>(4, 16));
+  EXPECT_EQ(SizesOf(64, 4, 5), std::vector<int64_t>(16, 4)) << "four rounds, not thirteen micro-batches of 5";
+  EXPECT_EQ(SizesOf(10, 4, 64), (std::vector<int64_t>{3, 3, 3, 1}));
+  EXPECT_EQ(SizesOf(3, 8, 64), std::vector<int64_t>(3, 1)) << "five devices have nothing to do";
+}
+
+TEST(Rounds, LeaveEverythingToOneDevice) {
+  EXPECT_EQ(SizesOf(64, 1, 64), std::vector<int64_t>{64});
+  EXPECT_EQ(SizesOf(64, 1, 30), (std::vector<int64_t>{22, 21, 21}));
 }
 
 }  // namespace

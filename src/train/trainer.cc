@@ -37,22 +37,6 @@ struct Sizing {
   int exhausted_in_a_row = 0;
 };
 
-// Cuts samples into rounds of one micro-batch per device, so that no device is without work: at a round's beginning each device's
-// share is an equal part of what is left.
-class Rounds {
- public:
-  explicit Rounds(int64_t devices) : devices_(devices) {}
-  // How many of the `left` samples the next micro-batch is cut from, after `done` of them.
-  int64_t Share(int64_t done, int64_t left) {
-    if (done % devices_ == 0) share_ = CeilDiv(left, devices_);
-    return std::min(share_, left);
-  }
-
- private:
-  const int64_t devices_;
-  int64_t share_ = 0;
-};
-
 // The samples of one micro-batch in ordinary memory, reused. Reading data never waits for the pool, nor the pool for data.
 struct Staging {
   std::vector<std::byte> inputs, targets;

@@ -227,16 +227,6 @@ StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_
   return devices;
 }
 
-StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes) {
-  TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
-  if (spec.count != 1) {
-    return InvalidArgument("device '{}' means {} devices; allowed here: one, '{}{}'", options.name, spec.count, kPrefix,
-                           spec.bundle);
-  }
-  TIDEPOOL_ASSIGN_OR_RETURN(NodeDevices devices, CheckEmulated(options, usual_bytes));
-  return OneDevice{.options = std::move(devices.options), .computes = devices.computes};
-}
-
 StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceOptions& options) {
   TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
   TIDEPOOL_ASSIGN_OR_RETURN(auto costs, CostsOf(spec));

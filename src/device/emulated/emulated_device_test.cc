@@ -182,9 +182,9 @@ TEST(EmulatedDevice, SaysWhereItsTimesComeFrom) {
   EXPECT_EQ(Describe(properties), "times from profile 'mine', measured; results are zeros");
 }
 
-TEST(CheckOneDevice, SettlesTheCapacity) {
+TEST(CheckNodeDevices, SettlesTheCapacity) {
   const auto capacity = [](const std::string& name, int64_t asked_bytes) {
-    const auto device = CheckOneDevice({.name = name, .capacity_bytes = asked_bytes}, 2 << 20);
+    const auto device = CheckNodeDevices({.name = name, .capacity_bytes = asked_bytes}, 2 << 20);
     EXPECT_TRUE(device.ok()) << ToString(device.status());
     return device.ok() ? device->options.capacity_bytes : -1;
   };
@@ -194,19 +194,18 @@ TEST(CheckOneDevice, SettlesTheCapacity) {
   EXPECT_EQ(capacity("emulated:v100,capacity=4MiB", 0), 4 << 20);
   EXPECT_EQ(capacity("emulated:v100,capacity=4MiB", 4 << 20), 4 << 20);
   EXPECT_EQ(capacity("emulated:v100", 6 << 20), 6 << 20);
-  EXPECT_EQ(CheckOneDevice({.name = "emulated:t4"}, int64_t{1} << 40)->options.capacity_bytes >> 20, 16'000'000'000 >> 20);
-  EXPECT_TRUE(CheckOneDevice({.name = "emulated:v100"}, 2 << 20)->computes);
-  EXPECT_FALSE(CheckOneDevice({.name = "emulated:v100,mode=timing"}, 2 << 20)->computes);
+  EXPECT_EQ(CheckNodeDevices({.name = "emulated:t4"}, int64_t{1} << 40)->options.capacity_bytes >> 20, 16'000'000'000 >> 20);
+  EXPECT_TRUE(CheckNodeDevices({.name = "emulated:v100"}, 2 << 20)->computes);
+  EXPECT_FALSE(CheckNodeDevices({.name = "emulated:v100,mode=timing"}, 2 << 20)->computes);
 }
 
-TEST(CheckOneDevice, SaysWhatIsAllowedInstead) {
+TEST(CheckNodeDevices, SaysWhatIsAllowedInsteadOfWrongNames) {
   const auto message = [](const std::string& name, int64_t asked_bytes = 0) {
-    return MessageOf(CheckOneDevice({.name = name, .capacity_bytes = asked_bytes}, 2 << 20).status());
+    return MessageOf(CheckNodeDevices({.name = name, .capacity_bytes = asked_bytes}, 2 << 20).status());
   };
   EXPECT_THAT(message("tpu"), HasSubstr("device name 'tpu' is unknown; allowed: host, cuda:<index>, emulated:<profile>"));
   EXPECT_THAT(message("v100"), HasSubstr("did you mean 'emulated:v100'?"));
   EXPECT_THAT(message("cuda:x"), HasSubstr("'cuda:x' is unknown"));
-  EXPECT_THAT(message("emulated:h200x8,mode=timing"), HasSubstr("means 8 devices; allowed here: one, 'emulated:h200'"));
   EXPECT_THAT(message("emulated:h200,clock=virtual"),
               HasSubstr("clock is 'virtual', which sockets and other processes cannot follow; allowed here: real"));
   EXPECT_THAT(message("emulated:h200,share=round-robin"),
@@ -219,13 +218,13 @@ TEST(CheckOneDevice, SaysWhatIsAllowedInstead) {
   EXPECT_THAT(message("host", -1), HasSubstr("capacity is -1 bytes; allowed: 0 and above"));
 }
 
-TEST(CheckOneDevice, NamesAProfilesFolderSoThatEveryProcessFindsIt) {
+TEST(CheckNodeDevices, NamesAProfilesFolderSoThatEveryProcessFindsIt) {
   tidepool::testing::TempDir folder;
   const std::string name = profile::testing::WritePlantedBundle(folder.path(), {});
   const std::string path = name.substr(kPrefix.size());
   const std::string relative = std::filesystem::relative(path).string();
   ASSERT_THAT(relative, HasSubstr("/"));
-  const auto device = CheckOneDevice({.name = fmt::format("{}{},mode=timing,seed=3", kPrefix, relative)}, 2 << 20);
+  const auto device = CheckNodeDevices({.name = fmt::format("{}{},mode=timing,seed=3", kPrefix, relative)}, 2 << 20);
   ASSERT_TRUE(device.ok()) << ToString(device.status());
   EXPECT_EQ(device->options.name, fmt::format("{},mode=timing,seed=3", name));
 }
@@ -249,7 +248,7 @@ TEST(CheckNodeDevices, GivesTheNameOfOneAndHowManyThereAre) {
   EXPECT_EQ(CheckNodeDevices({.name = "emulated:t4x3,mode=timing"}, int64_t{1} << 40)->options.capacity_bytes >> 20,
             16'000'000'000 >> 20);
   for (const NodeDevices& one : {several, check("emulated:v100x2")}) {
-    EXPECT_TRUE(CheckOneDevice(one.options, 0).ok()) << one.options.name;
+    EXPECT_TRUE(CheckNodeDevices(one.options, 0).ok()) << one.options.name;
     EXPECT_TRUE(OpenDevice(one.options).ok()) << one.options.name;
   }
 }
