@@ -19,15 +19,28 @@ constexpr absl::Duration kStopGrace = absl::Seconds(30);  // to write a checkpoi
 std::string StepText(const train::TrainProgress& p) {
   return fmt::format("step {:>6}  loss {:7.4f}  {:8.1f} samples/s  micro-batch {:>4}  aborts {:>4}  memory {}", p.step, p.loss,
                      p.samples_per_s, p.micro_batch, p.aborts, FormatBytes(p.held_bytes)) +
-         (p.device_samples_per_s > 0 ? fmt::format("  on the emulated device {:.1f} samples/s", p.device_samples_per_s) : "");
+         (p.device_samples_per_s > 0
+              ? fmt::format("  on {} {:.1f} samples/s",
+                            p.devices == 1 ? "the emulated device" : fmt::format("{} emulated devices", p.devices),
+                            p.device_samples_per_s)
+              : "");
 }
 
 std::string EventText(const train::TrainProgress& p) {
   if (p.event == "evaluation")
     return fmt::format("epoch {}: evaluation loss {:.4f}, accuracy {:.1f} %", p.epoch, p.loss, 100 * p.accuracy);
   if (p.event == "checkpoint") return fmt::format("checkpoint at step {}", p.step);
-  if (p.event == "finished")
-    return fmt::format("finished: {} samples in {} steps{}", p.samples, p.step, p.message.empty() ? "" : ", " + p.message);
+  if (p.event == "finished") {
+    std::string text =
+        fmt::format("finished: {} samples in {} steps{}", p.samples, p.step, p.message.empty() ? "" : ", " + p.message);
+    if (p.devices > 1) {
+      text += fmt::format("; {} devices for {}, of which {} were all-reduces", p.devices,
+                          tidepool::FormatDuration(absl::Seconds(p.device_seconds)),
+                          tidepool::FormatDuration(absl::Seconds(p.communication_seconds)));
+    }
+    if (!p.host_limited.empty()) text += "; host-limited: " + p.host_limited;
+    return text;
+  }
   return p.message.empty() ? p.event : fmt::format("{}: {}", p.event, p.message);
 }
 
@@ -39,6 +52,10 @@ class TrainVerb : public Verb {
     return "  tidepool train --model resnet18:classes=10,image=64 --data imagefolder:pictures --epochs 5\n"
            "  tidepool train --elastic --model gpt2:layers=4,width=128,heads=4 --data text:books\n"
            "  tidepool train --device emulated:v100 --model resnet18:classes=10,image=64 --data imagefolder:pictures\n"
+           "  tidepool train --device emulated:v100x4 --global-batch 64 --model resnet18:classes=10,image=64 --data "
+           "imagefolder:pictures\n"
+           "Several devices are data-parallel replicas: each computes its share of every global batch, then they add up "
+           "gradients.\n"
            "--elastic trains in the device memory that a running node leaves over. Ctrl-C: the job writes its checkpoint and "
            "ends;\n"
            "the same command goes on from it.";

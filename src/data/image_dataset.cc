@@ -58,9 +58,9 @@ class ImageDataset : public Dataset {
                                 ? 1
                                 : ChooseScaleDenominator(crop.width, crop.height, options_.image_size, options_.image_size);
     const Extraction extraction = options_.decode == DecodeMode::kCrop ? Extraction::kPart : Extraction::kWhole;
-    if (info.planes && denominator == 1) {
-      planes.Plan(info, crop, options_.image_size, normalisation_, output);
-      if (DecodeJpegPlanes(jpeg, info, extraction, planes.needed(), &planes)) return {};
+    if (info.planes) {
+      planes.Plan(info, denominator, crop, options_.image_size, normalisation_, output);
+      if (DecodeJpegPlanes(jpeg, info, denominator, extraction, planes.needed(), &planes)) return {};
     }
     const int width = ScaledSide(info.width, denominator), height = ScaledSide(info.height, denominator);
     resizer.Plan(width, height, denominator, crop, options_.image_size, normalisation_, output);

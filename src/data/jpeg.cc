@@ -209,12 +209,8 @@ void FindPlanes(const jpeg_decompress_struct& codec, JpegInfo* info) {
   info->chroma_height = height;
 }
 
-BaselineHeader MakeBaselineHeader(const jpeg_decompress_struct& codec, const JpegInfo& info) {
-  BaselineHeader header = {.width = info.width,
-                           .height = info.height,
-                           .chroma_width = info.chroma_width,
-                           .chroma_height = info.chroma_height,
-                           .restart_interval = static_cast<int>(codec.restart_interval)};
+BaselineHeader MakeBaselineHeader(const jpeg_decompress_struct& codec) {
+  BaselineHeader header = {.restart_interval = static_cast<int>(codec.restart_interval)};
   for (int i = 0; i < 4; ++i) {
     if (const JHUFF_TBL* table = codec.dc_huff_tbl_ptrs[i]) header.dc[i] = {.counts = table->bits, .symbols = table->huffval};
     if (const JHUFF_TBL* table = codec.ac_huff_tbl_ptrs[i]) header.ac[i] = {.counts = table->bits, .symbols = table->huffval};
@@ -282,8 +278,24 @@ Status DecodeJpegRows(std::span<const std::byte> jpeg, const JpegInfo& info, int
   return {};
 }
 
-bool DecodeJpegPlanes(std::span<const std::byte> jpeg, const JpegInfo& info, Extraction extraction, const PlaneParts& wanted,
-                      PlaneSink* sink) {
+PlaneLayout LayOutPlanes(const JpegInfo& info, int denominator) {
+  PlaneLayout layout;
+  layout.luma = {.block = DCTSIZE / denominator, .across = info.chroma_width, .down = info.chroma_height};
+  layout.chroma = {.block = layout.luma.block};
+  if (info.chroma_width == 2 && info.chroma_height == 2 && denominator > 1) layout.chroma.block *= 2;
+  for (PlaneLayout::Plane* plane : {&layout.luma, &layout.chroma}) {
+    // A block of it stands for so many pixels.
+    const int columns = DCTSIZE * info.chroma_width / plane->across, rows = DCTSIZE * info.chroma_height / plane->down;
+    plane->width = (info.width * plane->block + columns - 1) / columns;
+    plane->height = (info.height * plane->block + rows - 1) / rows;
+    plane->x_scale = double{1} * plane->block / columns;
+    plane->y_scale = double{1} * plane->block / rows;
+  }
+  return layout;
+}
+
+bool DecodeJpegPlanes(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Extraction extraction,
+                      const PlaneParts& wanted, PlaneSink* sink) {
   thread_local BaselineDecoder baseline;
   if (!info.planes) return false;
   std::unique_ptr<Decoder>& decoder = TheDecoder();
@@ -293,7 +305,8 @@ bool DecodeJpegPlanes(std::span<const std::byte> jpeg, const JpegInfo& info, Ext
     if (!HeaderCore(decoder.get(), Bytes(jpeg), jpeg.size())) return false;
     decoder->header = info.header;
   }
-  return baseline.Decode(MakeBaselineHeader(decoder->codec, info), extraction == Extraction::kWhole, wanted, sink);
+  return baseline.Decode(MakeBaselineHeader(decoder->codec), LayOutPlanes(info, scale_denominator),
+                         extraction == Extraction::kWhole, wanted, sink);
 }
 
 Status DecodeJpeg(std::span<const std::byte> jpeg, const JpegInfo& info, int scale_denominator, Image* image) {

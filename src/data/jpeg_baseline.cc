@@ -10,6 +10,8 @@ namespace tidepool::data {
 namespace {
 
 constexpr size_t kPadding = 4096;  // more than the bits of a unit's codes: whether they were there is checked after it
+// Bytes of a scan from which on it is faster to prepare for blocks that are skipped.
+constexpr size_t kManyBlocks = 6 << 10;
 static_assert(kPadding >= 6 * 256 + 8);
 
 int CeilOf(int value, int divisor) { return (value + divisor - 1) / divisor; }
@@ -18,14 +20,15 @@ int CeilOf(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
 bool BaselineDecoder::Prepare(const BaselineHeader& header) {
   level_ = internal::ResizeLevel();
+  const bool skips = header.scan.size() >= kManyBlocks;
   for (size_t c = 0; c < header.components.size(); ++c) {
     const BaselineHeader::Component& component = header.components[c];
     if (component.dc < 0 || component.dc > 3 || component.ac < 0 || component.ac > 3 || component.quantiser == nullptr)
       return false;
     const BaselineHeader::Table& dc = header.dc[component.dc];
     const BaselineHeader::Table& ac = header.ac[component.ac];
-    if (dc.counts == nullptr || !dc_[component.dc].Build(HuffmanTable::Kind::kDc, dc.counts, dc.symbols)) return false;
-    if (ac.counts == nullptr || !ac_[component.ac].Build(HuffmanTable::Kind::kAc, ac.counts, ac.symbols)) return false;
+    if (dc.counts == nullptr || !dc_[component.dc].Build(HuffmanTable::Kind::kDc, dc.counts, dc.symbols, false)) return false;
+    if (ac.counts == nullptr || !ac_[component.ac].Build(HuffmanTable::Kind::kAc, ac.counts, ac.symbols, skips)) return false;
     for (int i = 0; i < 64; ++i) quantisers_[c][8 * kBlockRow[i / 8] + i % 8] = static_cast<int16_t>(component.quantiser[i]);
   }
   return true;
@@ -67,86 +70,104 @@ void BaselineDecoder::EnterSegment(size_t segment) {
   std::fill(std::begin(predictors_), std::end(predictors_), 0);
 }
 
-bool BaselineDecoder::SkipUnit(const BaselineHeader& header) {
-  const int luma_blocks = header.chroma_width * header.chroma_height;
-  for (int i = 0; i < luma_blocks + 2; ++i) {
-    const int c = std::max(i - luma_blocks + 1, 0);
-    const BaselineHeader::Component& component = header.components[c];
-    if (!SkipBlock(dc_[component.dc], ac_[component.ac], &in_, &predictors_[c])) return false;
+bool BaselineDecoder::SkipUnit(const BaselineHeader& header, const PlaneLayout& layout) {
+  for (int c = 0; c < 3; ++c) {
+    const HuffmanTable &dc = dc_[header.components[c].dc], &ac = ac_[header.components[c].ac];
+    const int blocks = c == 0 ? layout.luma.across * layout.luma.down : 1;
+    for (int i = 0; i < blocks; ++i) {
+      if (!SkipBlock(dc, ac, &in_, &predictors_[c])) return false;
+    }
   }
   return true;
 }
 
 // `out`: where the unit's samples of each plane go.
-bool BaselineDecoder::DecodeUnit(const BaselineHeader& header, uint8_t* const* out, const ptrdiff_t* strides) {
-  const int luma_blocks = header.chroma_width * header.chroma_height;
-  for (int i = 0; i < luma_blocks + 2; ++i) {
-    const int c = std::max(i - luma_blocks + 1, 0);
-    const BaselineHeader::Component& component = header.components[c];
-    uint8_t* to = out[c];
-    if (c == 0) to += 8 * (i / header.chroma_width * strides[0] + i % header.chroma_width);
-    const int result = DecodeBlock(dc_[component.dc], ac_[component.ac], &in_, &predictors_[c], block_);
-    if (result == 1) {
-      InverseDctFlat(block_[0], quantisers_[c][0], to, strides[c]);
-      block_[0] = 0;
-      continue;
+bool BaselineDecoder::DecodeUnit(const BaselineHeader& header, const PlaneLayout& layout, uint8_t* const* out,
+                                 const ptrdiff_t* strides) {
+  for (int c = 0; c < 3; ++c) {
+    const HuffmanTable &dc = dc_[header.components[c].dc], &ac = ac_[header.components[c].ac];
+    const PlaneLayout::Plane& plane = c == 0 ? layout.luma : layout.chroma;
+    for (int y = 0; y < plane.down; ++y) {
+      for (int x = 0; x < plane.across; ++x) {
+        uint8_t* const to = out[c] + plane.block * (y * strides[c] + x);
+        const int result = DecodeBlock(dc, ac, &in_, &predictors_[c], block_);
+        if (result == 0) {
+          std::memset(block_, 0, sizeof(block_));
+          return false;
+        }
+        if (result == 1) {
+          InverseDctFlat(plane.block, block_[0], quantisers_[c][0], to, strides[c]);
+          block_[0] = 0;
+        } else {
+          InverseDct(level_, plane.block, block_, quantisers_[c], to, strides[c]);
+        }
+      }
     }
-    if (result == 2) InverseDct(level_, block_, quantisers_[c], to, strides[c]);
-    std::memset(block_, 0, sizeof(block_));
-    if (result == 0) return false;
   }
   return true;
 }
 
-bool BaselineDecoder::Decode(const BaselineHeader& header, bool whole, const PlaneParts& wanted, PlaneSink* sink) {
-  if (!Prepare(header) || !RemoveStuffing(header)) return false;
-  const int luma_width = 8 * header.chroma_width, luma_height = 8 * header.chroma_height;
-  const int columns = CeilOf(header.width, luma_width), rows = CeilOf(header.height, luma_height);
-  Units kept = {.left = 0, .right = columns, .top = 0, .bottom = rows};
-  if (!whole) {
-    const PixelRect &luma = wanted.luma, &chroma = wanted.chroma;
-    kept.left = std::max(0, std::min(luma.x / luma_width, chroma.x / 8));
-    kept.top = std::max(0, std::min(luma.y / luma_height, chroma.y / 8));
-    kept.right = std::min(columns, std::max(CeilOf(luma.x + luma.width, luma_width), CeilOf(chroma.x + chroma.width, 8)));
-    kept.bottom = std::min(rows, std::max(CeilOf(luma.y + luma.height, luma_height), CeilOf(chroma.y + chroma.height, 8)));
+BaselineDecoder::Units BaselineDecoder::FindUnits(const PlaneLayout& layout, bool whole, const PlaneParts& wanted) {
+  Units units = {.columns = CeilOf(layout.luma.width, layout.luma.unit_width())};
+  const int rows = CeilOf(layout.luma.height, layout.luma.unit_height());
+  if (whole) {
+    units.right = units.columns;
+    units.bottom = rows;
+    return units;
   }
-  const PixelRect part = {
-      .x = 8 * kept.left, .y = 8 * kept.top, .width = 8 * (kept.right - kept.left), .height = 8 * (kept.bottom - kept.top)};
-  sink->Begin({.luma = {.x = part.x * header.chroma_width,
-                        .y = part.y * header.chroma_height,
-                        .width = part.width * header.chroma_width,
-                        .height = part.height * header.chroma_height},
-               .chroma = part});
+  units.left = units.columns;
+  units.top = rows;
+  const auto widen = [&units](const PixelRect& part, const PlaneLayout::Plane& plane) {
+    units.left = std::min(units.left, part.x / plane.unit_width());
+    units.top = std::min(units.top, part.y / plane.unit_height());
+    units.right = std::max(units.right, CeilOf(part.x + part.width, plane.unit_width()));
+    units.bottom = std::max(units.bottom, CeilOf(part.y + part.height, plane.unit_height()));
+  };
+  widen(wanted.luma, layout.luma);
+  widen(wanted.chroma, layout.chroma);
+  units.right = std::min(units.right, units.columns);
+  units.bottom = std::min(units.bottom, rows);
+  return units;
+}
+
+bool BaselineDecoder::Decode(const BaselineHeader& header, const PlaneLayout& layout, bool whole, const PlaneParts& wanted,
+                             PlaneSink* sink) {
+  const Units units = FindUnits(layout, whole, wanted);
+  if (units.left < 0 || units.left >= units.right || units.top < 0 || units.top >= units.bottom) return false;
+  if (!Prepare(header) || !RemoveStuffing(header)) return false;
+  const auto part = [&units](const PlaneLayout::Plane& plane) -> PixelRect {
+    return {.x = plane.unit_width() * units.left,
+            .y = plane.unit_height() * units.top,
+            .width = plane.unit_width() * (units.right - units.left),
+            .height = plane.unit_height() * (units.bottom - units.top)};
+  };
+  sink->Begin({.luma = part(layout.luma), .chroma = part(layout.chroma)});
   size_t segment = 0;
   int until_restart = header.restart_interval;
   EnterSegment(0);
-  for (int row = 0; row < kept.bottom; ++row) {
+  for (int row = 0; row < units.bottom; ++row) {
+    const int luma_y = layout.luma.unit_height() * row, chroma_y = layout.chroma.unit_height() * row;
     uint8_t* out[3] = {};
     ptrdiff_t strides[3] = {};
-    const bool in_part = row >= kept.top;
-    if (in_part) {
-      out[0] = sink->Rows(0, luma_height * row, &strides[0]);
-      for (int c = 1; c < 3; ++c) out[c] = sink->Rows(c, 8 * row, &strides[c]);
-    }
-    for (int column = 0; column < columns; ++column) {
+    const bool in_part = row >= units.top;
+    for (int c = 0; in_part && c < 3; ++c) out[c] = sink->Rows(c, c == 0 ? luma_y : chroma_y, &strides[c]);
+    for (int column = 0; column < units.columns; ++column) {
+      // What stands beside the last row of the part, and below it, is not looked at.
+      if (row + 1 == units.bottom && column >= units.right) break;
       if (header.restart_interval > 0 && until_restart-- == 0) {
         if (++segment == segment_ends_.size()) return false;
         EnterSegment(segment);
         until_restart = header.restart_interval - 1;
       }
-      if (in_part && column >= kept.left && column < kept.right) {
-        if (!DecodeUnit(header, out, strides)) return false;
-        out[0] += luma_width;
-        out[1] += 8;
-        out[2] += 8;
-      } else if (row + 1 == kept.bottom && column >= kept.right) {
-        break;
-      } else if (!SkipUnit(header)) {
+      if (in_part && column >= units.left && column < units.right) {
+        if (!DecodeUnit(header, layout, out, strides)) return false;
+        for (int c = 0; c < 3; ++c) out[c] += c == 0 ? layout.luma.unit_width() : layout.chroma.unit_width();
+      } else if (!SkipUnit(header, layout)) {
         return false;
       }
       if (in_.position(segment_) > segment_bits_) return false;
     }
-    if (in_part) sink->Done(luma_height * (row + 1), 8 * (row + 1));
+    if (in_part) sink->Done(luma_y + layout.luma.unit_height(), chroma_y + layout.chroma.unit_height());
   }
   return true;
 }

@@ -25,9 +25,7 @@ struct BaselineHeader {
     const uint16_t* quantiser = nullptr;  // 64, row by row
     int dc = 0, ac = 0;                   // which tables
   };
-  int width = 0, height = 0;                // in pixels
-  int chroma_width = 1, chroma_height = 1;  // pixels of a chroma sample: 1 or 2 each
-  int restart_interval = 0;                 // in units; 0: none
+  int restart_interval = 0;  // in units; 0: none
   std::array<Table, 4> dc, ac;
   std::array<Component, 3> components;  // Y, Cb, Cr
   std::span<const std::byte> scan;      // all that stands behind the header of the scan
@@ -37,18 +35,20 @@ struct BaselineHeader {
 class BaselineDecoder {
  public:
   // As DecodeJpegPlanes. `whole`: everything is decoded, whatever is wanted.
-  bool Decode(const BaselineHeader& header, bool whole, const PlaneParts& wanted, PlaneSink* sink);
+  bool Decode(const BaselineHeader& header, const PlaneLayout& layout, bool whole, const PlaneParts& wanted, PlaneSink* sink);
 
  private:
   // A unit (the standard's MCU) is a block of each chroma plane and the one, two or four blocks of luma over it.
   struct Units {
-    int left = 0, right = 0, top = 0, bottom = 0;  // right and bottom lie outside
+    int columns = 0;                               // of the picture
+    int left = 0, right = 0, top = 0, bottom = 0;  // that are decoded; right and bottom lie outside
   };
+  static Units FindUnits(const PlaneLayout& layout, bool whole, const PlaneParts& wanted);
   bool Prepare(const BaselineHeader& header);
   bool RemoveStuffing(const BaselineHeader& header);
   void EnterSegment(size_t segment);
-  bool SkipUnit(const BaselineHeader& header);
-  bool DecodeUnit(const BaselineHeader& header, uint8_t* const* out, const ptrdiff_t* strides);
+  bool SkipUnit(const BaselineHeader& header, const PlaneLayout& layout);
+  bool DecodeUnit(const BaselineHeader& header, const PlaneLayout& layout, uint8_t* const* out, const ptrdiff_t* strides);
 
   std::array<HuffmanTable, 4> dc_, ac_;
   alignas(32) int16_t quantisers_[3][64] = {};

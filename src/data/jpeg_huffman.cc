@@ -26,10 +26,10 @@ int Extend(int bits, int size) { return bits < 1 << (size - 1) ? bits - (1 << si
 
 }  // namespace
 
-bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbols) {
+bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbols, bool skips) {
   const int total = std::accumulate(counts + 1, counts + 17, 0);
   if (total > 256) return false;
-  if (built_ && kind == kind_ && std::equal(counts_.begin() + 1, counts_.end(), counts + 1) &&
+  if (built_ && kind == kind_ && has_skips_ >= skips && std::equal(counts_.begin() + 1, counts_.end(), counts + 1) &&
       std::equal(symbols, symbols + total, symbols_.begin())) {
     return true;
   }
@@ -52,7 +52,12 @@ bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbol
       // 15 zeros and a zero; every other symbol without a coefficient ends the block.
       if (kind == Kind::kAc && size == 0 && run != 15) run = kEndOfBlock;
       const int bits = length + size;
-      if (bits > lookup) continue;
+      if (length > lookup) continue;
+      if (bits > lookup) {
+        const uint32_t entry = static_cast<uint32_t>(symbol) << 16 | static_cast<uint32_t>(length) << 8;
+        std::fill_n(entries_.begin() + (code << (lookup - length)), 1 << (lookup - length), entry);
+        continue;
+      }
       for (int value = 0; value < 1 << size; ++value) {
         const auto coefficient = static_cast<uint16_t>(size == 0 ? 0 : Extend(value, size));
         const uint32_t entry = uint32_t{coefficient} << 16 | static_cast<uint32_t>(run << 8 | bits);
@@ -63,27 +68,38 @@ bool HuffmanTable::Build(Kind kind, const uint8_t* counts, const uint8_t* symbol
     end_[length] = code << (16 - length);
     code <<= 1;
   }
-  if (kind == Kind::kAc) BuildSkips();
+  has_skips_ = skips;
+  if (skips) {
+    BuildSkips();
+  } else {
+    skips_.fill(0);
+  }
   built_ = true;
   return true;
 }
 
-bool HuffmanTable::Slow(BitReader* in, Coefficient* coefficient) const {
-  const auto bits = static_cast<uint32_t>(in->bits >> 48);
-  int length = 1;
-  while (length <= 16 && bits >= end_[length]) ++length;
-  if (length > 16) return false;
-  const int symbol = symbols_[static_cast<size_t>(index_[length] + static_cast<int>(bits >> (16 - length)))];
-  in->Skip(length);
-  const int size = kind_ == Kind::kDc ? symbol : symbol & 15;
-  *coefficient = {.run = kind_ == Kind::kDc ? 0 : symbol >> 4};
-  if (size > 0) {
-    coefficient->value = Extend(static_cast<int>(in->bits >> (64 - size)), size);
-    in->Skip(size);
-  } else if (kind_ == Kind::kAc && coefficient->run != 15) {
-    coefficient->run = kEndOfBlock;
+HuffmanTable::Code HuffmanTable::Slow(uint64_t bits) const {
+  const uint32_t entry = entries_[bits >> (64 - (kind_ == Kind::kDc ? kDcBits : kAcBits))];
+  if ((entry & 63) != 0) {
+    return {.bits = static_cast<int16_t>(entry & 63),
+            .run = static_cast<int16_t>(entry >> 8 & 0xff),
+            .value = static_cast<int16_t>(entry >> 16)};
   }
-  return true;
+  int symbol = static_cast<int>(entry >> 16), length = static_cast<int>(entry >> 8 & 0xff);
+  if (length == 0) {
+    const auto front = static_cast<uint32_t>(bits >> 48);
+    length = 1;
+    while (length <= 16 && front >= end_[length]) ++length;
+    if (length > 16) return {};
+    symbol = symbols_[static_cast<size_t>(index_[length] + static_cast<int>(front >> (16 - length)))];
+  }
+  const int size = kind_ == Kind::kDc ? symbol : symbol & 15, run = kind_ == Kind::kDc ? 0 : symbol >> 4;
+  if (size == 0) {
+    return {.bits = static_cast<int16_t>(length),
+            .run = static_cast<int16_t>(kind_ == Kind::kAc && run != 15 ? kEndOfBlock : run)};
+  }
+  const int value = Extend(static_cast<int>(bits << length >> (64 - size)), size);
+  return {.bits = static_cast<int16_t>(length + size), .run = static_cast<int16_t>(run), .value = static_cast<int16_t>(value)};
 }
 
 // The codes that the next bits hold as a whole, one after the other, up to the end of the block.
@@ -94,7 +110,7 @@ void HuffmanTable::BuildSkips() {
     while (!ended) {
       const uint32_t entry = entries_[first << bits & (skips_.size() - 1)];
       const int more = static_cast<int>(entry & 63), run = static_cast<int>(entry >> 8 & 0xff);
-      if (entry == 0 || bits + more > kAcBits) break;
+      if (more == 0 || bits + more > kAcBits) break;
       bits += more;
       ended = run == kEndOfBlock;
       if (!ended) coefficients += run + 1;
@@ -105,37 +121,37 @@ void HuffmanTable::BuildSkips() {
 
 // The functions that take a block work on a copy of the reader, which stays in registers.
 
-bool TakeFirst(const HuffmanTable& dc, BitReader* in, int* predictor) {
-  HuffmanTable::Coefficient coefficient;
-  in->Refill();
-  if (const uint32_t entry = dc.entries_[in->bits >> (64 - HuffmanTable::kDcBits)]; entry != 0) [[likely]] {
-    coefficient.value = static_cast<int16_t>(entry >> 16);
-    in->Skip(static_cast<int>(entry & 63));
-  } else if (!dc.Slow(in, &coefficient)) {
-    return false;
+inline bool TakeFirst(const HuffmanTable& dc, BitReader& in, int* predictor) {
+  in.Refill();
+  if (const uint32_t entry = dc.entries_[in.bits >> (64 - HuffmanTable::kDcBits)]; (entry & 63) != 0) [[likely]] {
+    *predictor += static_cast<int16_t>(entry >> 16);
+    in.Skip(static_cast<int>(entry & 63));
+  } else {
+    const HuffmanTable::Code code = dc.Slow(in.bits);
+    if (code.bits == 0) return false;
+    *predictor += code.value;
+    in.Skip(code.bits);
   }
-  *predictor += coefficient.value;
   return *predictor == static_cast<int16_t>(*predictor);
 }
 
 int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader, int* predictor, int16_t* block) {
-  if (!TakeFirst(dc, reader, predictor)) return 0;
-  block[0] = static_cast<int16_t>(*predictor);
   BitReader in = *reader;
+  if (!TakeFirst(dc, in, predictor)) return 0;
+  block[0] = static_cast<int16_t>(*predictor);
   int k = 1;
   do {
     in.Refill();
     // As many codes as one filling is sure to hold.
     for (int i = 0; i < 56 / HuffmanTable::kAcBits && k < 64; ++i) {
       const uint32_t entry = ac.entries_[in.bits >> (64 - HuffmanTable::kAcBits)];
-      if (entry == 0) [[unlikely]] {
-        BitReader copy = in;
-        copy.Refill();
-        HuffmanTable::Coefficient coefficient;
-        if (!ac.Slow(&copy, &coefficient)) return 0;
-        in = copy;
-        k += coefficient.run;
-        block[kPlaces[k]] = static_cast<int16_t>(coefficient.value);
+      if ((entry & 63) == 0) [[unlikely]] {
+        in.Refill();
+        const HuffmanTable::Code code = ac.Slow(in.bits);
+        if (code.bits == 0) return 0;
+        in.Skip(code.bits);
+        k += code.run;
+        block[kPlaces[k]] = code.value;
         ++k;
         break;
       }
@@ -151,8 +167,8 @@ int DecodeBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reade
 }
 
 bool SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader, int* predictor) {
-  if (!TakeFirst(dc, reader, predictor)) return false;
   BitReader in = *reader;
+  if (!TakeFirst(dc, in, predictor)) return false;
   int k = 1;
   while (k < 64) {
     in.Refill();
@@ -161,12 +177,11 @@ bool SkipBlock(const HuffmanTable& dc, const HuffmanTable& ac, BitReader* reader
       const int after = k + static_cast<int>(skip >> 5);
       // A block may be full before the last of these codes, which then are the next block's: one by one.
       if (skip == 0 || after > 63) [[unlikely]] {
-        BitReader copy = in;
-        copy.Refill();
-        HuffmanTable::Coefficient coefficient;
-        if (!ac.Slow(&copy, &coefficient)) return false;
-        in = copy;
-        k += coefficient.run + 1;
+        in.Refill();
+        const HuffmanTable::Code code = ac.Slow(in.bits);
+        if (code.bits == 0) return false;
+        in.Skip(code.bits);
+        k += code.run + 1;
         break;
       }
       k = after;

@@ -43,33 +43,37 @@ class HuffmanTable {
   enum class Kind : uint8_t { kDc, kAc };
 
   // `counts[l]` codes have l bits (1 to 16), for the symbols in their order. False if that is no prefix code or has symbols that
-  // a picture of 8 bits cannot have. Nothing is done if the table is this one already.
-  bool Build(Kind kind, const uint8_t* counts, const uint8_t* symbols);
+  // a picture of 8 bits cannot have. `skips`: prepare for many blocks that are skipped, which takes longer than the rest. Nothing
+  // is done if the table is this one already.
+  bool Build(Kind kind, const uint8_t* counts, const uint8_t* symbols, bool skips);
 
  private:
-  friend bool TakeFirst(const HuffmanTable&, BitReader*, int*);
+  friend bool TakeFirst(const HuffmanTable&, BitReader&, int*);
   friend int DecodeBlock(const HuffmanTable&, const HuffmanTable&, BitReader*, int*, int16_t*);
   friend bool SkipBlock(const HuffmanTable&, const HuffmanTable&, BitReader*, int*);
 
   // Few enough for the tables of a picture to stay in the first cache.
   static constexpr int kDcBits = 9, kAcBits = 11;
-  struct Coefficient {
-    int run = 0, value = 0;
+  struct Code {
+    int16_t bits = 0;  // with those of the coefficient; 0: there is no such code
+    int16_t run = 0, value = 0;
   };
-  // The general way, for any code; the reader is refilled. False if there is no such code.
-  bool Slow(BitReader* in, Coefficient* coefficient) const;
+  // The general way, for any code. `bits` are the next ones, from the highest on; 27 at least.
+  Code Slow(uint64_t bits) const;
   void BuildSkips();
 
-  bool built_ = false;
+  bool built_ = false, has_skips_ = false;
   Kind kind_ = Kind::kDc;
   std::array<uint8_t, 17> counts_ = {};
   std::array<uint8_t, 256> symbols_ = {};
   std::array<uint32_t, 17> end_ = {};   // the first code behind those of l bits, as the upper bits of 16
   std::array<int32_t, 17> index_ = {};  // of the symbol of code 0 of l bits, were there one
-  // By the next bits: value in the upper 16, run (or kEndOfBlock) in bits 8 to 15, bits in all in the lowest 8. 0: not here.
+  // By the next bits: value in the upper 16, run (or kEndOfBlock) in bits 8 to 15, bits in all in the lowest 8. If those are 0,
+  // the coefficient is too long: the symbol and the bits of its code instead, or 0 if that is too long, too.
   std::array<uint32_t, 1 << kAcBits> entries_ = {};
   // By the next bits, of AC tables: how many coefficients all codes that stand there completely are for, from bit 5 on; whether
-  // the last of them ends the block, in bit 4; bits in all. 0: none.
+  // the last of them ends the block, in bit 4; bits in all. 0: none,
+  // or not prepared.
   std::array<uint16_t, 1 << kAcBits> skips_ = {};
 };
 

@@ -25,6 +25,13 @@ constexpr int kSums[2][2] = {{k1175 - k1961, k1175}, {k1175, k1175 - k0390}};   
 constexpr int kOuter[2][2] = {{k1501 - k0899, -k0899}, {-k0899, k0298 - k0899}};  // of 1 and 7, to 0 and 3
 constexpr int kInner[2][2] = {{k3072 - k2562, -k2562}, {-k2562, k2053 - k2562}};  // of 3 and 5, to 1 and 2
 
+// The reduced ones, of outputs 0 and 1; the others have the opposite sign of the odd inputs. Inputs 1, 5 and 3, 7; 2 and 6.
+constexpr int kHalfOdd[2][4] = {{20995, -4926, 7373, -4176}, {8697, 11893, -17799, -1730}};
+constexpr int kHalfEven[2] = {k1847, -k0765};
+constexpr int kQuarterOdd[4] = {29692, 6967, -10426, -5906};
+constexpr int kHalfFirst = kFirstShift + 1, kHalfSecond = kSecondShift + 1;
+constexpr int kQuarterFirst = kFirstShift + 2, kQuarterSecond = kSecondShift + 2;
+
 int16_t Saturated(int32_t value) { return static_cast<int16_t>(std::clamp(value, -32768, 32767)); }
 uint8_t Sample(int32_t value) { return static_cast<uint8_t>(std::clamp(value, -128, 127) + 128); }
 
@@ -48,14 +55,66 @@ void Pass(const int16_t* in, int step, int shift, int16_t* out, int out_step) {
   }
 }
 
-void InverseDctPlain(const int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
-  int16_t rows[64], between[64];
+// The last 32 bits, as the instructions for many at once have it: more matter in damaged files only.
+int16_t Descaled(int64_t sum, int shift) { return Saturated(static_cast<int32_t>(sum) >> shift); }
+
+// To four outputs, of all inputs but the fifth.
+void HalfPass(const int16_t* in, int step, int shift, int16_t* out, int out_step) {
+  const auto at = [in, step](int i) { return int64_t{in[i * step]}; };
+  const int64_t first = at(0) * (2 * kOne) + (1 << (shift - 1)), turned = at(2) * kHalfEven[0] + at(6) * kHalfEven[1];
+  for (int i = 0; i < 2; ++i) {
+    const int64_t even = i == 0 ? first + turned : first - turned;
+    const int64_t odd = at(1) * kHalfOdd[i][0] + at(5) * kHalfOdd[i][1] + at(3) * kHalfOdd[i][2] + at(7) * kHalfOdd[i][3];
+    out[i * out_step] = Descaled(even + odd, shift);
+    out[(3 - i) * out_step] = Descaled(even - odd, shift);
+  }
+}
+
+// To two outputs, of the first input and the odd ones.
+void QuarterPass(const int16_t* in, int step, int shift, int16_t* out, int out_step) {
+  const auto at = [in, step](int i) { return int64_t{in[i * step]}; };
+  const int64_t even = at(0) * (4 * kOne) + (1 << (shift - 1));
+  const int64_t odd = at(1) * kQuarterOdd[0] + at(5) * kQuarterOdd[1] + at(3) * kQuarterOdd[2] + at(7) * kQuarterOdd[3];
+  out[0] = Descaled(even + odd, shift);
+  out[out_step] = Descaled(even - odd, shift);
+}
+
+// With the rows in their order; the coefficients are zero afterwards.
+void Dequantise(int16_t* coefficients, const int16_t* quantiser, int16_t* rows) {
   for (int y = 0; y < 8; ++y) {
     for (int x = 0; x < 8; ++x) {
       const int i = 8 * kBlockRow[y] + x;
       rows[8 * y + x] = static_cast<int16_t>(coefficients[i] * quantiser[i]);
     }
   }
+  std::memset(coefficients, 0, 64 * sizeof(int16_t));
+}
+
+void InverseDctHalf(int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
+  int16_t rows[64], between[32] = {};
+  Dequantise(coefficients, quantiser, rows);
+  for (const int x : {0, 1, 2, 3, 5, 6, 7}) HalfPass(rows + x, 8, kHalfFirst, between + x, 8);
+  for (int y = 0; y < 4; ++y) {
+    int16_t samples[4];
+    HalfPass(between + 8 * y, 1, kHalfSecond, samples, 1);
+    for (int x = 0; x < 4; ++x) out[y * stride + x] = Sample(samples[x]);
+  }
+}
+
+void InverseDctQuarter(int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
+  int16_t rows[64], between[16] = {};
+  Dequantise(coefficients, quantiser, rows);
+  for (const int x : {0, 1, 3, 5, 7}) QuarterPass(rows + x, 8, kQuarterFirst, between + x, 8);
+  for (int y = 0; y < 2; ++y) {
+    int16_t samples[2];
+    QuarterPass(between + 8 * y, 1, kQuarterSecond, samples, 1);
+    for (int x = 0; x < 2; ++x) out[y * stride + x] = Sample(samples[x]);
+  }
+}
+
+void InverseDctPlain(int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
+  int16_t rows[64], between[64];
+  Dequantise(coefficients, quantiser, rows);
   for (int x = 0; x < 8; ++x) Pass(rows + x, 8, kFirstShift, between + x, 8);
   for (int y = 0; y < 8; ++y) {
     int16_t samples[8];
@@ -121,14 +180,20 @@ TIDEPOOL_AVX2 void PassAvx2(__m256i t[4]) {
   t[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
 }
 
-__attribute__((target("avx2"))) void InverseDctAvx2(const int16_t* coefficients, const int16_t* quantiser, uint8_t* out,
-                                                    ptrdiff_t stride) {
-  __m256i t[4];
+// Dequantised, and zero afterwards.
+TIDEPOOL_AVX2 void LoadBlock(int16_t* coefficients, const int16_t* quantiser, __m256i t[4]) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    t[i] = _mm256_mullo_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(coefficients) + i),
-                              _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quantiser) + i));
+    auto* const rows = reinterpret_cast<__m256i*>(coefficients) + i;
+    t[i] = _mm256_mullo_epi16(_mm256_loadu_si256(rows), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quantiser) + i));
+    _mm256_storeu_si256(rows, _mm256_setzero_si256());
   }
+}
+
+__attribute__((target("avx2"))) void InverseDctAvx2(int16_t* coefficients, const int16_t* quantiser, uint8_t* out,
+                                                    ptrdiff_t stride) {
+  __m256i t[4];
+  LoadBlock(coefficients, quantiser, t);
   PassAvx2<kFirstShift>(t);
   PassAvx2<kSecondShift>(t);
   const __m256i middle = _mm256_set1_epi8(-128);
@@ -143,22 +208,80 @@ __attribute__((target("avx2"))) void InverseDctAvx2(const int16_t* coefficients,
   store(4, _mm256_extracti128_si256(r0145, 1));
   store(6, _mm256_extracti128_si256(r2367, 1));
 }
+
+// What HalfPass does, from pairs of inputs 0 and 4, 2 and 6, 1 and 5, 3 and 7.
+template <int kShift>
+TIDEPOOL_AVX2 void HalfPassAvx2(__m256i in04, __m256i in26, __m256i in15, __m256i in37, __m256i out[4]) {
+  constexpr int kFirst[2] = {2 * kOne, 0};
+  const __m256i first = _mm256_add_epi32(Products(kFirst, in04), _mm256_set1_epi32(1 << (kShift - 1)));
+  const __m256i turned = Products(kHalfEven, in26);
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const int with15[2] = {kHalfOdd[i][0], kHalfOdd[i][1]}, with37[2] = {kHalfOdd[i][2], kHalfOdd[i][3]};
+    const __m256i even = i == 0 ? _mm256_add_epi32(first, turned) : _mm256_sub_epi32(first, turned);
+    const __m256i odd = _mm256_add_epi32(Products(with15, in15), Products(with37, in37));
+    out[i] = _mm256_srai_epi32(_mm256_add_epi32(even, odd), kShift);
+    out[3 - i] = _mm256_srai_epi32(_mm256_sub_epi32(even, odd), kShift);
+  }
+}
+
+__attribute__((target("avx2"))) void InverseDctHalfAvx2(int16_t* coefficients, const int16_t* quantiser, uint8_t* out,
+                                                        ptrdiff_t stride) {
+  __m256i t[4], o[4];
+  LoadBlock(coefficients, quantiser, t);
+  const __m256i interleave = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                              0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+#pragma GCC unroll 4
+  for (__m256i& rows : t) rows = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(rows, 0xd8), interleave);
+  HalfPassAvx2<kHalfFirst>(t[0], t[2], t[1], t[3], o);
+  // Rows and columns are exchanged: columns 0, 1 | 4, 5 and 2, 3 | 6, 7 of the four rows.
+  const __m256i p01 = _mm256_packs_epi32(o[0], o[1]), p23 = _mm256_packs_epi32(o[2], o[3]);
+  const __m256i a = _mm256_unpacklo_epi16(p01, p23), b = _mm256_unpackhi_epi16(p01, p23);
+  const __m256i c0145 = _mm256_unpacklo_epi16(a, b), c2367 = _mm256_unpackhi_epi16(a, b);
+  // The column that has no weight may hold anything; the low lanes are used.
+  const __m128i c01 = _mm256_castsi256_si128(c0145), c45 = _mm256_extracti128_si256(c0145, 1);
+  const __m128i c23 = _mm256_castsi256_si128(c2367), c67 = _mm256_extracti128_si256(c2367, 1);
+  HalfPassAvx2<kHalfSecond>(
+      _mm256_castsi128_si256(_mm_unpacklo_epi16(c01, c45)), _mm256_castsi128_si256(_mm_unpacklo_epi16(c23, c67)),
+      _mm256_castsi128_si256(_mm_unpackhi_epi16(c01, c45)), _mm256_castsi128_si256(_mm_unpackhi_epi16(c23, c67)), o);
+  const __m128i q01 = _mm256_castsi256_si128(_mm256_packs_epi32(o[0], o[1]));
+  const __m128i q23 = _mm256_castsi256_si128(_mm256_packs_epi32(o[2], o[3]));
+  const __m128i low = _mm_unpacklo_epi16(q01, q23), high = _mm_unpackhi_epi16(q01, q23);
+  const __m128i samples =
+      _mm_xor_si128(_mm_packs_epi16(_mm_unpacklo_epi16(low, high), _mm_unpackhi_epi16(low, high)), _mm_set1_epi8(-128));
+  alignas(16) uint8_t rows[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(rows), samples);
+  for (int y = 0; y < 4; ++y) std::memcpy(out + y * stride, rows + 4 * y, 4);
+}
 #endif  // __x86_64__
 
 }  // namespace
 
-void InverseDct(int level, const int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
+void InverseDct(int level, int size, int16_t* coefficients, const int16_t* quantiser, uint8_t* out, ptrdiff_t stride) {
+  switch (size) {
+    case 1: {
+      const int first = coefficients[0];
+      std::memset(coefficients, 0, 64 * sizeof(int16_t));
+      return InverseDctFlat(1, first, quantiser[0], out, stride);
+    }
+    case 2: return InverseDctQuarter(coefficients, quantiser, out, stride);
+    case 4:
 #if defined(__x86_64__)
-  if (level >= 2) return InverseDctAvx2(coefficients, quantiser, out, stride);
+      if (level >= 2) return InverseDctHalfAvx2(coefficients, quantiser, out, stride);
 #endif
-  (void)level;
-  InverseDctPlain(coefficients, quantiser, out, stride);
+      return InverseDctHalf(coefficients, quantiser, out, stride);
+    default:
+#if defined(__x86_64__)
+      if (level >= 2) return InverseDctAvx2(coefficients, quantiser, out, stride);
+#endif
+      return InverseDctPlain(coefficients, quantiser, out, stride);
+  }
 }
 
-void InverseDctFlat(int coefficient, int quantiser, uint8_t* out, ptrdiff_t stride) {
+void InverseDctFlat(int size, int coefficient, int quantiser, uint8_t* out, ptrdiff_t stride) {
   const int32_t between = Saturated(int32_t{static_cast<int16_t>(coefficient * quantiser)} * (1 << kPassBits));
   const uint8_t sample = Sample((between + (1 << (kPassBits + 2))) >> (kPassBits + 3));
-  for (int y = 0; y < 8; ++y) std::memset(out + y * stride, sample, 8);
+  for (int y = 0; y < size; ++y) std::memset(out + y * stride, sample, static_cast<size_t>(size));
 }
 
 }  // namespace tidepool::data

@@ -100,7 +100,6 @@ class KeptPlanes : public PlaneSink {
     parts = begun;
     for (int c = 0; c < 3; ++c) {
       const PixelRect& part = Part(c);
-      EXPECT_EQ(part.x % 8 + part.y % 8 + part.width % 8 + part.height % 8, 0);
       samples[c].assign(size_t(part.width) * part.height, 0);
     }
   }
@@ -126,7 +125,7 @@ class KeptPlanes : public PlaneSink {
 struct Planes {
   bool ok = false;
   std::vector<uint8_t> samples[3];
-  int widths[3] = {}, heights[3] = {};
+  int widths[3] = {}, heights[3] = {}, strides[3] = {};
 };
 
 // By libjpeg-turbo; not ok if it has any warning.
@@ -143,6 +142,7 @@ Planes TurboPlanes(const std::string& jpeg) {
   for (int c = 0; c < 3; ++c) {
     planes.widths[c] = tjPlaneWidth(c, width, subsampling);
     planes.heights[c] = tjPlaneHeight(c, height, subsampling);
+    planes.strides[c] = planes.widths[c];
     planes.samples[c].resize(size_t(planes.widths[c]) * planes.heights[c]);
     places[c] = planes.samples[c].data();
   }
@@ -151,10 +151,50 @@ Planes TurboPlanes(const std::string& jpeg) {
   return planes;
 }
 
+// By libjpeg's raw data, at 1/denominator, of a file without a fault; with what fills up the blocks at the edges.
+Planes RawPlanes(const std::string& jpeg, int denominator) {
+  Planes planes;
+  jpeg_decompress_struct codec;
+  jpeg_error_mgr errors;
+  codec.err = jpeg_std_error(&errors);
+  jpeg_create_decompress(&codec);
+  jpeg_mem_src(&codec, reinterpret_cast<const unsigned char*>(jpeg.data()), jpeg.size());
+  jpeg_read_header(&codec, TRUE);
+  codec.scale_num = 1;
+  codec.scale_denom = static_cast<unsigned>(denominator);
+  codec.raw_data_out = TRUE;
+  codec.dct_method = JDCT_ISLOW;
+  jpeg_start_decompress(&codec);
+  const int units = static_cast<int>(codec.total_iMCU_rows);
+  int rows_at_once[3];
+  for (int c = 0; c < 3; ++c) {
+    const jpeg_component_info& component = codec.comp_info[c];
+    rows_at_once[c] = component.v_samp_factor * component.DCT_scaled_size;
+    planes.widths[c] = static_cast<int>(component.downsampled_width);
+    planes.heights[c] = static_cast<int>(component.downsampled_height);
+    planes.strides[c] = static_cast<int>(component.width_in_blocks + 4) * component.DCT_scaled_size;
+    planes.samples[c].resize(size_t(units * rows_at_once[c]) * planes.strides[c]);
+  }
+  for (int unit = 0; unit < units; ++unit) {
+    std::vector<JSAMPROW> rows[3];
+    JSAMPARRAY arrays[3];
+    for (int c = 0; c < 3; ++c) {
+      for (int y = 0; y < rows_at_once[c]; ++y) {
+        rows[c].push_back(planes.samples[c].data() + size_t(unit * rows_at_once[c] + y) * planes.strides[c]);
+      }
+      arrays[c] = rows[c].data();
+    }
+    EXPECT_GT(jpeg_read_raw_data(&codec, arrays, static_cast<JDIMENSION>(rows_at_once[0])), 0u);
+  }
+  jpeg_destroy_decompress(&codec);
+  planes.ok = true;
+  return planes;
+}
+
 // The whole picture by our decoder; false if it leaves the file to libjpeg.
-bool OurPlanes(const std::string& jpeg, KeptPlanes* planes) {
+bool OurPlanes(const std::string& jpeg, KeptPlanes* planes, int denominator = 1) {
   const StatusOr<JpegInfo> info = ReadJpegInfo(AsBytes(jpeg), {.max_side = 4096, .max_pixels = 1 << 20});
-  return info.ok() && DecodeJpegPlanes(AsBytes(jpeg), *info, Extraction::kWhole, {}, planes);
+  return info.ok() && DecodeJpegPlanes(AsBytes(jpeg), *info, denominator, Extraction::kWhole, {}, planes);
 }
 
 // Edges of the picture are filled up to whole blocks differently; what lies inside must be equal.
@@ -164,7 +204,7 @@ void ExpectEqualPlanes(const Planes& wanted, const KeptPlanes& planes) {
     ASSERT_LE(wanted.heights[c], planes.Part(c).height);
     for (int y = 0; y < wanted.heights[c]; ++y) {
       for (int x = 0; x < wanted.widths[c]; ++x) {
-        ASSERT_EQ(planes.At(c, x, y), wanted.samples[c][size_t(y) * wanted.widths[c] + x])
+        ASSERT_EQ(planes.At(c, x, y), wanted.samples[c][size_t(y) * wanted.strides[c] + x])
             << "plane " << c << " at " << x << ", " << y;
       }
     }
@@ -209,6 +249,29 @@ TEST(JpegPlanes, AreThoseOfLibjpegBitForBit) {
   }
 }
 
+TEST(JpegPlanes, AtReducedSizeAreThoseOfLibjpegBitForBit) {
+  const LevelGuard guard;
+  for (const Kind& kind : CommonKinds()) {
+    const int width = 203, height = 157;
+    const std::string jpeg = Encode(Waves(width, height, 90), width, height, kind);
+    for (const int denominator : {1, 2, 4, 8}) {
+      const Planes wanted = RawPlanes(jpeg, denominator);
+      const PlaneLayout layout = LayOutPlanes(ReadJpegInfo(AsBytes(jpeg)).value(), denominator);
+      for (int c = 0; c < 3; ++c) {
+        ASSERT_EQ(wanted.widths[c], c == 0 ? layout.luma.width : layout.chroma.width);
+        ASSERT_EQ(wanted.heights[c], c == 0 ? layout.luma.height : layout.chroma.height);
+      }
+      for (const int level : {0, 2}) {
+        internal::ForceResizeLevel(level);
+        KeptPlanes planes;
+        ASSERT_TRUE(OurPlanes(jpeg, &planes, denominator));
+        ExpectEqualPlanes(wanted, planes);
+        if (HasFatalFailure()) FAIL() << "1/" << denominator << " of chroma " << kind.chroma_width << " x " << kind.chroma_height;
+      }
+    }
+  }
+}
+
 TEST(JpegPlanes, OfPicturesOfFewPixelsAreThoseOfLibjpeg) {
   for (int width = 1; width < 20; width += 3) {
     for (int height = 1; height < 20; height += 2) {
@@ -227,8 +290,9 @@ TEST(JpegPlanes, OfAPartAreThoseOfTheWhole) {
   for (const Kind& kind : CommonKinds()) {
     const std::string jpeg = Encode(Waves(width, height, 100), width, height, kind);
     KeptPlanes whole, part;
-    ASSERT_TRUE(OurPlanes(jpeg, &whole));
-    for (int round = 0; round < 20; ++round) {
+    for (int round = 0; round < 24; ++round) {
+      const int denominator = 1 << round % 4;
+      ASSERT_TRUE(OurPlanes(jpeg, &whole, denominator));
       const auto any = [&](int w, int h) {
         PixelRect rect;
         rect.width = 1 + static_cast<int>(random() % static_cast<unsigned>(w));
@@ -237,10 +301,11 @@ TEST(JpegPlanes, OfAPartAreThoseOfTheWhole) {
         rect.y = static_cast<int>(random() % static_cast<unsigned>(h - rect.height + 1));
         return rect;
       };
-      const PlaneParts wanted = {.luma = any(width, height),
-                                 .chroma = any(ScaledSide(width, kind.chroma_width), ScaledSide(height, kind.chroma_height))};
       const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
-      ASSERT_TRUE(DecodeJpegPlanes(AsBytes(jpeg), info, Extraction::kPart, wanted, &part));
+      const PlaneLayout layout = LayOutPlanes(info, denominator);
+      const PlaneParts wanted = {.luma = any(layout.luma.width, layout.luma.height),
+                                 .chroma = any(layout.chroma.width, layout.chroma.height)};
+      ASSERT_TRUE(DecodeJpegPlanes(AsBytes(jpeg), info, denominator, Extraction::kPart, wanted, &part));
       EXPECT_EQ(part.luma_end, part.parts.luma.y + part.parts.luma.height);
       EXPECT_EQ(part.chroma_end, part.parts.chroma.y + part.parts.chroma.height);
       for (int c = 0; c < 3; ++c) {
@@ -330,23 +395,23 @@ TEST(JpegPlanes, LeaveUncommonFilesToLibjpeg) {
 
 TEST(InverseDct, GivesTheSameBitsWithEveryKindOfInstructions) {
   std::mt19937 random(3);
-  for (int round = 0; round < 2000; ++round) {
-    alignas(32) int16_t coefficients[64] = {}, quantiser[64];
-    const int kept = round % 65;
-    const int range = round % 3 == 0 ? 60000 : 200;
-    for (int i = 0; i < kept; ++i)
-      coefficients[random() % 64] = static_cast<int16_t>(static_cast<int>(random() % static_cast<unsigned>(range)) - range / 2);
-    for (int16_t& factor : quantiser) factor = static_cast<int16_t>(1 + random() % 30);
-    uint8_t plain[64], fast[64];
-    InverseDct(0, coefficients, quantiser, plain, 8);
-    InverseDct(internal::ResizeLevel(), coefficients, quantiser, fast, 8);
+  const auto below = [&random](int limit) { return static_cast<int>(random() % static_cast<unsigned>(limit)); };
+  for (int round = 0; round < 4000; ++round) {
+    alignas(32) int16_t coefficients[64] = {}, copy[64], quantiser[64];
+    const int size = 1 << round % 4, kept = round % 65, range = round % 3 == 0 ? 60000 : 200;
+    for (int i = 0; i < kept; ++i) coefficients[below(64)] = static_cast<int16_t>(below(range) - range / 2);
+    for (int16_t& factor : quantiser) factor = static_cast<int16_t>(1 + below(30));
+    std::copy_n(coefficients, 64, copy);
+    uint8_t plain[64] = {}, fast[64] = {};
+    InverseDct(0, size, copy, quantiser, plain, 8);
+    InverseDct(internal::ResizeLevel(), size, coefficients, quantiser, fast, 8);
     ASSERT_EQ(std::memcmp(plain, fast, 64), 0) << "round " << round;
-    if (kept == 0) {
-      coefficients[0] = static_cast<int16_t>(random() % 4000 - 2000);
-      InverseDct(0, coefficients, quantiser, plain, 8);
-      InverseDctFlat(coefficients[0], quantiser[0], fast, 8);
-      ASSERT_EQ(std::memcmp(plain, fast, 64), 0) << "flat, round " << round;
-    }
+    EXPECT_EQ(std::count(copy, copy + 64, 0) + std::count(coefficients, coefficients + 64, 0), 128);
+    const int first = below(4000) - 2000;
+    coefficients[0] = static_cast<int16_t>(first);
+    InverseDct(0, size, coefficients, quantiser, plain, 8);
+    InverseDctFlat(size, first, quantiser[0], fast, 8);
+    ASSERT_EQ(std::memcmp(plain, fast, 64), 0) << "flat, round " << round;
   }
 }
 
@@ -354,34 +419,39 @@ TEST(HuffmanTable, RefusesWhatIsNoPrefixCode) {
   HuffmanTable table;
   uint8_t counts[17] = {}, symbols[256] = {};
   counts[1] = 3;
-  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kAc, counts, symbols));
+  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kAc, counts, symbols, true));
   counts[1] = 1;
   symbols[0] = 12;  // bits of a difference
-  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols));
+  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols, true));
   symbols[0] = 11;
-  EXPECT_TRUE(table.Build(HuffmanTable::Kind::kDc, counts, symbols));
+  EXPECT_TRUE(table.Build(HuffmanTable::Kind::kDc, counts, symbols, true));
   std::fill(std::begin(counts) + 1, std::end(counts), 255);
-  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols));
+  EXPECT_FALSE(table.Build(HuffmanTable::Kind::kDc, counts, symbols, true));
 }
 
 constexpr Normalisation kPlain = {{1, 1, 1}, {0, 0, 0}};
 
-std::vector<float> ByPlanes(const std::string& jpeg, const Crop& crop, int size, Extraction extraction = Extraction::kPart,
-                            const Normalisation& normalisation = kPlain) {
+struct Way {
+  Extraction extraction = Extraction::kPart;
+  int denominator = 1;
+  Normalisation normalisation = kPlain;
+};
+
+std::vector<float> ByPlanes(const std::string& jpeg, const Crop& crop, int size, const Way& way = {}) {
   std::vector<float> out(size_t{3} * size * size, -1);
   PlaneResizer resizer;
   const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
-  resizer.Plan(info, crop, size, normalisation, out);
-  EXPECT_TRUE(DecodeJpegPlanes(AsBytes(jpeg), info, extraction, resizer.needed(), &resizer));
+  resizer.Plan(info, way.denominator, crop, size, way.normalisation, out);
+  EXPECT_TRUE(DecodeJpegPlanes(AsBytes(jpeg), info, way.denominator, way.extraction, resizer.needed(), &resizer));
   return out;
 }
 
-std::vector<float> ByPixels(const std::string& jpeg, const Crop& crop, int size) {
+std::vector<float> ByPixels(const std::string& jpeg, const Crop& crop, int size, int denominator) {
   std::vector<float> out(size_t{3} * size * size, -1);
   const JpegInfo info = ReadJpegInfo(AsBytes(jpeg)).value();
   CropResizer resizer;
-  resizer.Plan(info.width, info.height, 1, crop, size, kPlain, out);
-  EXPECT_TRUE(DecodeJpegRows(AsBytes(jpeg), info, 1, Extraction::kPart, resizer.needed(), &resizer).ok());
+  resizer.Plan(ScaledSide(info.width, denominator), ScaledSide(info.height, denominator), denominator, crop, size, kPlain, out);
+  EXPECT_TRUE(DecodeJpegRows(AsBytes(jpeg), info, denominator, Extraction::kPart, resizer.needed(), &resizer).ok());
   return out;
 }
 
@@ -400,15 +470,17 @@ TEST(PlaneResizer, AgreesWithResizingPixels) {
   };
   const int width = 300, height = 225;
   const Picture pictures[] = {
-      {Waves(width, height, 0), 0.6, 0.7}, {Waves(width, height, 60), 0.8, 1.5}, {Patches(width, height), 1.0, 3.0}};
+      {Waves(width, height, 0), 0.6, 0.7}, {Waves(width, height, 60), 0.8, 1.5}, {Patches(width, height), 1.0, 5.0}};
   for (const Picture& picture : pictures) {
     for (const int chroma_width : {1, 2}) {
       for (const int chroma_height : {1, 2}) {
         const std::string jpeg =
             Encode(picture.rgb, width, height, {.chroma_width = chroma_width, .chroma_height = chroma_height});
-        for (uint64_t i = 0; i < 6; ++i) {
+        for (uint64_t i = 0; i < 8; ++i) {
           const Crop crop = RandomResizedCrop(width, height, 0.25, 2, i);
-          const double difference = MeanDifference(ByPlanes(jpeg, crop, 128), ByPixels(jpeg, crop, 128));
+          const int denominator = 1 << i % 4, size = 128 / denominator;
+          const double difference =
+              MeanDifference(ByPlanes(jpeg, crop, size, {.denominator = denominator}), ByPixels(jpeg, crop, size, denominator));
           const double limit = chroma_width * chroma_height == 1 ? picture.smooth_limit : picture.subsampled_limit;
           EXPECT_LT(difference, limit) << "picture " << &picture - pictures << " chroma " << chroma_width << " x "
                                        << chroma_height << " crop " << i;
@@ -477,14 +549,16 @@ TEST(PlaneResizer, GivesTheSameBitsWithEveryKindOfInstructionsAndFromTheWhole) {
     const Kind kind = {.chroma_width = 1 + static_cast<int>(i % 2), .chroma_height = 1 + static_cast<int>(i / 2 % 2)};
     const std::string jpeg = Encode(Waves(width, height, 80), width, height, kind);
     const Crop crop = RandomResizedCrop(width, height, 0.05, 4, i);
-    const int size = 1 + static_cast<int>(RandomBits(9, i, 2) % 60);
+    const int size = 1 + static_cast<int>(RandomBits(9, i, 2) % 60), denominator = 1 << i / 4 % 4;
     const Normalisation normalisation = MakeNormalisation(mean, stddev);
     internal::ForceResizeLevel(0);
-    const std::vector<float> plain = ByPlanes(jpeg, crop, size, Extraction::kPart, normalisation);
+    const std::vector<float> plain = ByPlanes(jpeg, crop, size, {.denominator = denominator, .normalisation = normalisation});
     for (const int level : {1, 2}) {
       internal::ForceResizeLevel(level);
-      ASSERT_EQ(plain, ByPlanes(jpeg, crop, size, Extraction::kPart, normalisation)) << "picture " << i << " level " << level;
-      ASSERT_EQ(plain, ByPlanes(jpeg, crop, size, Extraction::kWhole, normalisation)) << "picture " << i << " level " << level;
+      ASSERT_EQ(plain, ByPlanes(jpeg, crop, size, {.denominator = denominator, .normalisation = normalisation}))
+          << "picture " << i << " level " << level;
+      ASSERT_EQ(plain, ByPlanes(jpeg, crop, size, {Extraction::kWhole, denominator, normalisation}))
+          << "picture " << i << " level " << level;
     }
   }
 }

@@ -158,20 +158,21 @@ void ColourRow(int level, const RowPlan& plan) {
 
 }  // namespace
 
-void PlaneResizer::PlanGeometry(const Crop& crop, int samples, int lines, Geometry* geometry) {
-  BuildAxis(crop.x, crop.width, samples, size_, &exact_, &geometry->axis);
-  BuildAxis(crop.y, crop.height, lines, size_, &exact_, &geometry->rows);
+void PlaneResizer::PlanGeometry(const Crop& crop, const PlaneLayout::Plane& plane, Geometry* geometry) {
+  BuildAxis(crop.x * plane.x_scale, crop.width * plane.x_scale, plane.width, size_, &exact_, &geometry->axis);
+  BuildAxis(crop.y * plane.y_scale, crop.height * plane.y_scale, plane.height, size_, &exact_, &geometry->rows);
   const FilterAxis &axis = geometry->axis, &rows = geometry->rows;
   geometry->needed.x = axis.first.front();
   geometry->needed.y = rows.first.front();
-  geometry->needed.width = std::min(axis.first.back() + axis.taps, samples) - axis.first.front();
-  geometry->needed.height = std::min(rows.first.back() + rows.taps, lines) - rows.first.front();
+  geometry->needed.width = std::min(axis.first.back() + axis.taps, plane.width) - axis.first.front();
+  geometry->needed.height = std::min(rows.first.back() + rows.taps, plane.height) - rows.first.front();
   geometry->end = geometry->needed.y + geometry->needed.height;
+  geometry->strip = plane.unit_height();
   geometry->count = RoundedUp(axis.first.back() + axis.taps - axis.first.front(), 32);
   BuildColumns(axis, crop.flip, &geometry->columns);
 }
 
-void PlaneResizer::Plan(const JpegInfo& info, const Crop& crop, int size, const Normalisation& normalisation,
+void PlaneResizer::Plan(const JpegInfo& info, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
                         std::span<float> output) {
   size_ = size;
   output_ = output;
@@ -179,13 +180,9 @@ void PlaneResizer::Plan(const JpegInfo& info, const Crop& crop, int size, const 
     scale_[c] = normalisation.scale[c] * kToPixel;
     bias_[c] = normalisation.bias[c];
   }
-  const int width = info.chroma_width, height = info.chroma_height;
-  luma_.strip = 8 * height;
-  chroma_.strip = 8;
-  PlanGeometry(crop, info.width, info.height, &luma_);
-  const Crop on_chroma = {
-      .x = crop.x / width, .y = crop.y / height, .width = crop.width / width, .height = crop.height / height, .flip = crop.flip};
-  PlanGeometry(on_chroma, ScaledSide(info.width, width), ScaledSide(info.height, height), &chroma_);
+  const PlaneLayout layout = LayOutPlanes(info, denominator);
+  PlanGeometry(crop, layout.luma, &luma_);
+  PlanGeometry(crop, layout.chroma, &chroma_);
 }
 
 // Strips from the top of the picture on, until output row `y` can be made.

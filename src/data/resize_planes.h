@@ -31,9 +31,10 @@ struct PlaneColumns {
 // One object serves one picture after the other and keeps its memory. Thread-compatible.
 class PlaneResizer : public PlaneSink {
  public:
-  // `crop` is in pixels of the picture. `output` is written channel by channel, 3 * size * size floats, and lives until the last
-  // strip has come.
-  void Plan(const JpegInfo& info, const Crop& crop, int size, const Normalisation& normalisation, std::span<float> output);
+  // `crop` is in pixels of the full-size picture, whose planes come at 1/denominator. `output` is written channel by channel, 3 *
+  // size * size floats, and lives until the last strip has come.
+  void Plan(const JpegInfo& info, int denominator, const Crop& crop, int size, const Normalisation& normalisation,
+            std::span<float> output);
   // What has to come.
   PlaneParts needed() const { return {.luma = luma_.needed, .chroma = chroma_.needed}; }
 
@@ -53,7 +54,7 @@ class PlaneResizer : public PlaneSink {
     int ring_mask = 0;  // rows of the ring, less one
     ptrdiff_t stride = 0;
   };
-  void PlanGeometry(const Crop& crop, int samples, int lines, Geometry* geometry);
+  void PlanGeometry(const Crop& crop, const PlaneLayout::Plane& plane, Geometry* geometry);
   int StripsFor(int y) const;
   void Blend(int plane, int y);
 

@@ -1,5 +1,8 @@
 #include "train/device_time.h"
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -14,30 +17,48 @@ constexpr absl::Duration kLookEvery = absl::Milliseconds(1);
 // No pass of any network takes an emulated device as long as this.
 constexpr absl::Duration kLongestWait = absl::Minutes(10);
 
-}  // namespace
-
-StatusOr<std::unique_ptr<DeviceTime>> DeviceTime::Create(device::Device* device, const model::Graph& graph, Options options) {
-  if (device->info().kind != "emulated") return std::unique_ptr<DeviceTime>();
-  if (!device->properties().computes) {
-    return FailedPrecondition("device '{}' only keeps time, and training computes its results; allowed: mode=functional",
-                              device->info().name);
+class OneDeviceTime final : public DeviceTime {
+ public:
+  OneDeviceTime(device::Device* device, const model::Graph& graph, Options options)
+      : device_(device), graph_(graph), options_(std::move(options)) {}
+  ~OneDeviceTime() override {
+    Computed();
+    stream_.reset();
   }
-  std::unique_ptr<DeviceTime> time(new DeviceTime(device, graph, std::move(options)));
-  TIDEPOOL_RETURN_IF_ERROR(time->OpenStream());
-  return time;
-}
 
-DeviceTime::~DeviceTime() {
-  Computed();
-  stream_.reset();
-}
+  Status OpenStream() {
+    TIDEPOOL_ASSIGN_OR_RETURN(stream_, device_->CreateStream({.name = "train"}));
+    return {};
+  }
+  Status Begin(std::span<const profile::Phase> phases, int64_t batch) override;
+  Status BeginUpdate() override {
+    const profile::Phase pass[] = {profile::Phase::kOptimizer};
+    return Begin(pass, 1);
+  }
+  Status End(const std::function<bool()>& broken_off) override;
+  void BreakOff() override {
+    Computed();
+    stream_.reset();  // drops what is queued; the next Begin opens another one
+  }
+  absl::Duration total() const override { return device_->timeline()->own_busy.at(device::EngineKind::kCompute); }
+  std::string host_limited() const override { return device_->timeline()->host_limited_reason; }
 
-Status DeviceTime::OpenStream() {
-  TIDEPOOL_ASSIGN_OR_RETURN(stream_, device_->CreateStream({.name = "train"}));
-  return {};
-}
+ private:
+  void Computed() {
+    absl::MutexLock lock(&mu_);
+    computing_ = false;
+  }
 
-Status DeviceTime::Begin(std::span<const profile::Phase> phases, int64_t batch) {
+  device::Device* const device_;
+  const model::Graph& graph_;
+  const Options options_;
+  device::Event ended_;
+  absl::Mutex mu_;
+  bool computing_ ABSL_GUARDED_BY(mu_) = false;
+  std::unique_ptr<device::Stream> stream_;  // its thread uses what stands above
+};
+
+Status OneDeviceTime::Begin(std::span<const profile::Phase> phases, int64_t batch) {
   if (stream_ == nullptr) TIDEPOOL_RETURN_IF_ERROR(OpenStream());
   {
     absl::MutexLock lock(&mu_);
@@ -52,7 +73,7 @@ Status DeviceTime::Begin(std::span<const profile::Phase> phases, int64_t batch) 
       work = [this] {
         absl::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(
-            +[](DeviceTime* self) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !self->computing_; }, this));
+            +[](OneDeviceTime* self) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !self->computing_; }, this));
         return Status();
       };
     }
@@ -62,12 +83,7 @@ Status DeviceTime::Begin(std::span<const profile::Phase> phases, int64_t batch) 
   return {};
 }
 
-void DeviceTime::Computed() {
-  absl::MutexLock lock(&mu_);
-  computing_ = false;
-}
-
-Status DeviceTime::End(const std::function<bool()>& broken_off) {
+Status OneDeviceTime::End(const std::function<bool()>& broken_off) {
   Computed();
   Clock* clock = device_->clock();
   const absl::Time deadline = clock->Now() + kLongestWait;
@@ -83,9 +99,17 @@ Status DeviceTime::End(const std::function<bool()>& broken_off) {
   }
 }
 
-void DeviceTime::BreakOff() {
-  Computed();
-  stream_.reset();  // drops what is queued; the next Begin opens another one
+}  // namespace
+
+StatusOr<std::unique_ptr<DeviceTime>> DeviceTime::Create(device::Device* device, const model::Graph& graph, Options options) {
+  if (device->info().kind != "emulated") return std::unique_ptr<DeviceTime>();
+  if (!device->properties().computes) {
+    return FailedPrecondition("device '{}' only keeps time, and training computes its results; allowed: mode=functional",
+                              device->info().name);
+  }
+  auto time = std::make_unique<OneDeviceTime>(device, graph, std::move(options));
+  TIDEPOOL_RETURN_IF_ERROR(time->OpenStream());
+  return time;
 }
 
 }  // namespace tidepool::train

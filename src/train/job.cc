@@ -169,8 +169,11 @@ std::string ToJson(const TrainProgress& p) {
               {"compute_seconds", p.compute_seconds},
               {"paused_seconds", p.paused_seconds},
               {"longest_operator_ms", p.longest_operator_ms},
+              {"devices", p.devices},
               {"device_seconds", p.device_seconds},
+              {"communication_seconds", p.communication_seconds},
               {"device_samples_per_s", p.device_samples_per_s},
+              {"host_limited", p.host_limited},
               {"held_bytes", p.held_bytes},
               {"live_bytes", p.live_bytes},
               {"guaranteed_bytes", p.guaranteed_bytes},
@@ -207,6 +210,7 @@ StatusOr<TrainProgress> ParseTrainProgress(const std::string& line) {
   int64_t time_ns = 0;
   text("event", &p.event);
   text("message", &p.message);
+  text("host_limited", &p.host_limited);
   number("time_ns", &time_ns);
   number("step", &p.step);
   number("epoch", &p.epoch);
@@ -223,7 +227,9 @@ StatusOr<TrainProgress> ParseTrainProgress(const std::string& line) {
   number("compute_seconds", &p.compute_seconds);
   number("paused_seconds", &p.paused_seconds);
   number("longest_operator_ms", &p.longest_operator_ms);
+  number("devices", &p.devices);
   number("device_seconds", &p.device_seconds);
+  number("communication_seconds", &p.communication_seconds);
   number("device_samples_per_s", &p.device_samples_per_s);
   number("held_bytes", &p.held_bytes);
   number("live_bytes", &p.live_bytes);

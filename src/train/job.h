@@ -44,8 +44,8 @@ struct TrainOptions {
   bool yield_cpu = true;             // run in the idle scheduling class
   int protected_after_aborts = 4;    // after so many aborts in a row a micro-batch runs to its end
   std::string pool_socket;           // the node's broker; empty: a pool of its own of `pool_bytes` on `device`
-  std::string device = "host";       // of a pool of its own, as device/device.h names it
-  int64_t pool_bytes = 0;            // 0: what the device's name says, or kUsualPoolBytes
+  std::string device = "host";       // of a pool of its own, as device/device.h names it; several are replicas
+  int64_t pool_bytes = 0;            // of each device; 0: what its name says, or kUsualPoolBytes
   int64_t burst_bytes = 0;           // most it may hold; 0: the device
   std::string journal;               // write the partition journal here
   std::string replay;                // follow this journal exactly
@@ -73,9 +73,12 @@ struct TrainProgress {
   int64_t micro_batch = 0, micro_batches = 0, aborts = 0, boundary_waits = 0, protected_runs = 0;
   double wasted_seconds = 0, compute_seconds = 0, paused_seconds = 0;
   double longest_operator_ms = 0;
-  // On an emulated device: what the job has had of its compute time, and the samples of the last steps per second of that. Else
-  // 0.
-  double device_seconds = 0, device_samples_per_s = 0;
+  int64_t devices = 1;  // that train side by side
+  // On emulated devices: what the job has had of their time (one device: of its compute time; several: of all of them together,
+  // side by side), the part of it that was exchange between them, and the samples of the last steps per second of it. Else 0.
+  double device_seconds = 0, communication_seconds = 0, device_samples_per_s = 0;
+  // Why the pace on this machine is not that of the emulated devices; empty if it is.
+  std::string host_limited;
   int64_t held_bytes = 0, live_bytes = 0, guaranteed_bytes = 0;
   std::string message;
 };

@@ -1,6 +1,7 @@
 #include "device/device.h"
 #include "model/families.h"
 #include "train/job.h"
+#include "train/replica_time.h"
 
 namespace tidepool::train {
 
@@ -18,7 +19,9 @@ void TrainOptions::Register(OptionTable* table, bool with_device) {
              &evaluation_data);
   table->Add({.key = "train.evaluation_steps", .help = "Steps between evaluations; 0: at epochs only"}, &evaluation_steps);
   table->Add({.key = "train.global_batch", .help = "Samples per optimizer step"}, &global_batch);
-  table->Add({.key = "train.max_micro_batch", .help = "Most samples computed at once"}, &max_micro_batch);
+  table->Add({.key = "train.max_micro_batch",
+              .help = "Most samples computed at once; of several devices none computes more than its share of the global batch"},
+             &max_micro_batch);
   table->Add({.key = "train.epochs", .help = "Passes over the training data"}, &epochs);
   table->Add({.key = "train.max_steps", .help = "Optimizer steps after which training ends; 0: no limit"}, &max_steps);
   table->Add({.key = "train.optimizer", .help = "sgd or adamw", .metavar = "NAME"}, &optimizer);
@@ -42,9 +45,14 @@ void TrainOptions::Register(OptionTable* table, bool with_device) {
   table->Add(
       {.key = "train.pool_socket", .help = "Socket of the node's page broker; empty: a pool of its own", .metavar = "PATH"},
       &pool_socket);
-  if (with_device) table->Add({.key = "train.device", .help = std::string(device::kOneDeviceHelp), .metavar = "DEVICE"}, &device);
-  table->Add({.key = "train.pool_bytes", .help = "Size of a pool of its own; 0: what the device's name says, or 2 GiB"},
-             BytesField{&pool_bytes});
+  if (with_device)
+    table->Add({.key = "train.device",
+                .help = fmt::format("{}; several train side by side (data parallel)", device::kNodeDevicesHelp),
+                .metavar = "DEVICE"},
+               &device);
+  table->Add(
+      {.key = "train.pool_bytes", .help = "Size of a pool of its own, on each device; 0: what the device's name says, or 2 GiB"},
+      BytesField{&pool_bytes});
   table->Add({.key = "train.burst_bytes", .help = "Most device memory it may hold; 0: all"}, BytesField{&burst_bytes});
   table->Add({.key = "train.journal", .help = "Write the partition journal to this file", .metavar = "FILE"}, &journal);
   table->Add({.key = "train.replay", .help = "Follow this partition journal exactly", .metavar = "FILE"}, &replay);
@@ -80,12 +88,17 @@ Status TrainOptions::Validate() const {
   require(protected_after_aborts >= 0,
           fmt::format("train.protected_after_aborts is {}; allowed: 0 and above", protected_after_aborts));
   if (pool_socket.empty()) {
-    const auto settled = device::CheckOneDevice({.name = device, .capacity_bytes = pool_bytes}, kUsualPoolBytes);
+    const auto settled = CheckReplicas({.name = device, .capacity_bytes = pool_bytes}, kUsualPoolBytes);
     require(settled.ok(), fmt::format("train.device: {}", MessageOf(settled.status())));
     require(
         !settled.ok() || settled->computes,
         fmt::format("train.device is '{}', which only keeps time, and training computes its results; allowed: mode=functional",
                     device));
+    const int count = settled.ok() ? settled->count : 1;
+    require(
+        count == 1 || global_batch >= count,
+        fmt::format("train.global_batch is {}, and train.device '{}' means {} devices; allowed: {} and above, a sample for each",
+                    global_batch, device, count, count));
   }
   require(burst_bytes >= 0, fmt::format("train.burst_bytes is {}; allowed: 0 and above", burst_bytes));
   require(evaluation_steps >= 0, fmt::format("train.evaluation_steps is {}; allowed: 0 and above", evaluation_steps));

@@ -70,7 +70,17 @@ TEST(TrainOptions, TakeADeviceOfTheirOwnPool) {
   EXPECT_EQ(fault("host"), "");
   EXPECT_EQ(fault("emulated:v100,capacity=64MiB"), "");
   EXPECT_THAT(fault("v100"), HasSubstr("train.device: device name 'v100' is unknown"));
-  EXPECT_THAT(fault("emulated:h200x8"), HasSubstr("train.device: device 'emulated:h200x8' means 8 devices"));
+  EXPECT_EQ(fault("emulated:h200x8"), "") << "replicas";
+  EXPECT_THAT(fault("emulated:h200x0"), HasSubstr("train.device: device 'emulated:h200x0': the number of devices is '0'"));
+  EXPECT_THAT(fault("emulated:h200x17"), HasSubstr("train.device: device 'emulated:h200x17' means 17 devices; allowed"));
+  EXPECT_THAT(fault("emulated:h200x8,share=round-robin"), HasSubstr("share is 'round-robin'"));
+  EXPECT_THAT(fault("emulated:h200x8,clock=virtual"), HasSubstr("clock is 'virtual'"));
+  EXPECT_THAT(fault("emulated:h200x8,mode=timing"), HasSubstr("allowed: mode=functional"));
+  options.global_batch = 7;
+  EXPECT_EQ(fault("emulated:h200x7"), "");
+  EXPECT_EQ(
+      fault("emulated:h200x8"),
+      "train.global_batch is 7, and train.device 'emulated:h200x8' means 8 devices; allowed: 8 and above, a sample for each");
   EXPECT_THAT(fault("emulated:v100,mode=timing"),
               HasSubstr("only keeps time, and training computes its results; allowed: mode=functional"));
   options.pool_socket = "/run/pool.sock";
@@ -87,6 +97,9 @@ TEST(TrainProgress, TravelsAsOneJsonLine) {
                          .samples_per_s = 99.5,
                          .micro_batch = 16,
                          .aborts = 3,
+                         .devices = 4,
+                         .communication_seconds = 0.25,
+                         .host_limited = "slow",
                          .held_bytes = 1 << 20,
                          .message = "a\nb"};
   const std::string line = ToJson(progress);
@@ -95,6 +108,9 @@ TEST(TrainProgress, TravelsAsOneJsonLine) {
   EXPECT_EQ(ToJson(back), line);
   EXPECT_EQ(back.time, progress.time);
   EXPECT_EQ(back.message, "a\nb");
+  EXPECT_EQ(back.devices, 4);
+  EXPECT_EQ(back.communication_seconds, 0.25);
+  EXPECT_EQ(back.host_limited, "slow");
   progress.loss = std::nan("");
   EXPECT_TRUE(std::isnan(ParseTrainProgress(ToJson(progress)).value().loss));
   EXPECT_THAT(MessageOf(ParseTrainProgress("hello").status()), HasSubstr("not a JSON object: 'hello'"));

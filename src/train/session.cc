@@ -101,10 +101,10 @@ Status Session::OpenPool() {
   const std::set<int> before = ThreadsOfThisProcess();
   pool::ClientOptions attach{.name = fmt::format("train:{}", options_.name), .clock = hooks_.clock};
   pool::Broker* inherited = hooks_.broker;
+  device::NodeDevices own;
   if (inherited == nullptr && options_.pool_socket.empty()) {
-    TIDEPOOL_ASSIGN_OR_RETURN(
-        device::OneDevice own,
-        device::CheckOneDevice({.name = options_.device, .capacity_bytes = options_.pool_bytes}, kUsualPoolBytes));
+    TIDEPOOL_ASSIGN_OR_RETURN(own,
+                              CheckReplicas({.name = options_.device, .capacity_bytes = options_.pool_bytes}, kUsualPoolBytes));
     own.options.capacity_bytes = RoundUp(own.options.capacity_bytes, own.options.page_bytes);
     TIDEPOOL_ASSIGN_OR_RETURN(device, device::OpenDevice(own.options));
     TIDEPOOL_ASSIGN_OR_RETURN(broker, pool::Broker::Start(device.get(), {.clock = hooks_.clock}));
@@ -117,9 +117,7 @@ Status Session::OpenPool() {
   }
   TIDEPOOL_ASSIGN_OR_RETURN(client, pool::Client::Attach(std::move(attach)));
   page_bytes = client->device().memory().page_bytes();
-  TIDEPOOL_ASSIGN_OR_RETURN(
-      device_time, DeviceTime::Create(&client->device(), *graph,
-                                      {.model = options_.model, .optimizer_states = options_.optimizer == "adamw" ? 2 : 1}));
+  TIDEPOOL_RETURN_IF_ERROR(OpenDeviceTime(own));
   reclaimer = std::make_unique<Reclaimer>(
       client.get(), ReclaimerOptions{.clock = hooks_.clock,
                                      .request_abort =
@@ -151,6 +149,19 @@ Status Session::OpenPool() {
   yield = std::make_unique<CpuYield>(std::move(service));
   absl::MutexLock lock(&mu_);
   urgent_ = yield.get();
+  return {};
+}
+
+Status Session::OpenDeviceTime(const device::NodeDevices& own) {
+  DeviceTime::Options pass{.model = options_.model, .optimizer_states = options_.optimizer == "adamw" ? 2 : 1};
+  if (own.count == 1) {
+    TIDEPOOL_ASSIGN_OR_RETURN(device_time, DeviceTime::Create(&client->device(), *graph, std::move(pass)));
+  } else {
+    TIDEPOOL_ASSIGN_OR_RETURN(device_time,
+                              CreateReplicaTime(own, *graph, {.pass = std::move(pass), .clock = hooks_.clock, .stopped = [this] {
+                                                                return stop_->stopped();
+                                                              }}));
+  }
   return {};
 }
 

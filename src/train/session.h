@@ -19,6 +19,7 @@
 #include "train/device_time.h"
 #include "train/job.h"
 #include "train/reclaimer.h"
+#include "train/replica_time.h"
 #include "train/trainer.h"
 
 namespace tidepool::train {
@@ -29,12 +30,15 @@ class Session {
   static StatusOr<std::unique_ptr<Session>> Open(const TrainOptions& options, const TrainerHooks& hooks, StopToken* stop);
   ~Session();
 
+  // Of the data-parallel job; one where `device_time` is null.
+  int devices() const { return device_time == nullptr ? 1 : device_time->devices(); }
+
   // --- set by Open ---
   std::string spec;  // complete: every option of the family
   std::shared_ptr<const model::Graph> graph;
   std::unique_ptr<data::Dataset> dataset, evaluation;
   std::optional<CheckpointManifest> resumed;  // the checkpoint that the state comes from
-  std::unique_ptr<device::Device> device;     // of a pool of its own
+  std::unique_ptr<device::Device> device;     // of a pool of its own; it stands for all replicas if there are several
   std::unique_ptr<pool::Broker> broker;
   std::unique_ptr<Reclaimer> reclaimer;
   std::unique_ptr<pool::Client> client;
@@ -59,6 +63,7 @@ class Session {
       : options_(options), hooks_(hooks), stop_(stop) {}
   Status OpenData();
   Status OpenPool();
+  Status OpenDeviceTime(const device::NodeDevices& own);
   Status OpenLease();
   Status BuildModule();
   Status LoadState();

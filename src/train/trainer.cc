@@ -37,6 +37,22 @@ struct Sizing {
   int exhausted_in_a_row = 0;
 };
 
+// Cuts samples into rounds of one micro-batch per device, so that no device is without work: at a round's beginning each device's
+// share is an equal part of what is left.
+class Rounds {
+ public:
+  explicit Rounds(int64_t devices) : devices_(devices) {}
+  // How many of the `left` samples the next micro-batch is cut from, after `done` of them.
+  int64_t Share(int64_t done, int64_t left) {
+    if (done % devices_ == 0) share_ = CeilDiv(left, devices_);
+    return std::min(share_, left);
+  }
+
+ private:
+  const int64_t devices_;
+  int64_t share_ = 0;
+};
+
 // The samples of one micro-batch in ordinary memory, reused. Reading data never waits for the pool, nor the pool for data.
 struct Staging {
   std::vector<std::byte> inputs, targets;
@@ -80,15 +96,17 @@ class Trainer {
   Status Setup();
   Status OpenJournals();
   Status Probe();
+  std::string DescribeDevices() const;
   Status TrainLoop();
   Status GlobalBatch();
-  Status OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals* totals);
+  Status OneMicroBatch(SampleLedger* ledger, Rounds* rounds, JournalStep* record, Totals* totals);
   Status OptimizerStep(const JournalStep& record, const Totals& totals);
   Status Evaluate();
   StatusOr<MicroBatchChoice> AwaitChoice(Sizing* sizing, int64_t remaining, int64_t exact);
   StatusOr<Outcome> Compute(Sizing* sizing, const Attempt& attempt);
   StatusOr<MicroBatchResult> ComputeInDeviceTime(const Attempt& attempt);
   Status StepInDeviceTime();
+  void ReportDeviceTime();
   Status OnShortage(Sizing* sizing, const Attempt& attempt, int64_t limit_before, const Status& status);
   Status Fetch(data::Loader* loader, const data::Dataset& dataset, const std::vector<PositionRange>& ranges, int64_t count);
   MicroBatch Staged(const data::Dataset& dataset, int64_t count);
@@ -97,6 +115,10 @@ class Trainer {
   void SaveBuffers();
   void RestoreBuffers();
   Status StopReason() const;
+  // Where there are several devices, each has a part of the global batch.
+  int64_t LargestMicroBatch() const {
+    return std::min(options_.max_micro_batch, CeilDiv(options_.global_batch, int64_t{session_->devices()}));
+  }
   int64_t RestOfEpoch() const { return (epoch() + 1) * dataset_size_ - position_; }
   int64_t epoch() const { return position_ / dataset_size_; }
   bool finished() const {
@@ -164,6 +186,7 @@ void Trainer::Emit(const std::string& event, const std::string& message) {
 Status Trainer::Setup() {
   TIDEPOOL_ASSIGN_OR_RETURN(session_, Session::Open(options_, hooks_, stop_));
   dataset_size_ = session_->dataset->size();
+  progress_.devices = session_->devices();
   if (session_->resumed.has_value()) {
     step_ = session_->resumed->step;
     position_ = session_->resumed->position;
@@ -192,10 +215,9 @@ Status Trainer::Setup() {
     loader_->Cancel();
   });
   const int64_t persistent = session_->arena->stats().live_bytes;
-  const int64_t largest = std::min(options_.max_micro_batch, options_.global_batch);
-  training_.emplace(Sizing{
-      .policy = MicroBatchPolicy(
-          {.max_batch = largest, .persistent_bytes = persistent, .protected_after_aborts = options_.protected_after_aborts})});
+  training_.emplace(Sizing{.policy = MicroBatchPolicy({.max_batch = LargestMicroBatch(),
+                                                       .persistent_bytes = persistent,
+                                                       .protected_after_aborts = options_.protected_after_aborts})});
   evaluation_.emplace(Sizing{.policy = MicroBatchPolicy({.max_batch = options_.max_micro_batch,
                                                          .persistent_bytes = persistent,
                                                          .protected_after_aborts = options_.protected_after_aborts})});
@@ -241,6 +263,7 @@ Status Trainer::Probe() {
     done = outcome == Outcome::kDone;
   }
   progress_.micro_batches = 0;
+  if (session_->device_time != nullptr) session_->device_time->Settle();
   // The first run of an operator prepares it, which takes longer than any run after it.
   session_->module->abort_token().ResetLongest();
   training_->durations = DurationModel();
@@ -333,19 +356,25 @@ StatusOr<MicroBatchResult> Trainer::ComputeInDeviceTime(const Attempt& attempt) 
   };
   StatusOr<MicroBatchResult> result = run();
   if (!result.ok()) device_time->BreakOff();
-  progress_.device_seconds = absl::ToDoubleSeconds(device_time->total());
+  ReportDeviceTime();
   return result;
 }
 
 Status Trainer::StepInDeviceTime() {
   DeviceTime* device_time = session_->device_time.get();
   if (device_time == nullptr) return session_->module->OptimizerStep(options_.learning_rate);
-  const profile::Phase pass[] = {profile::Phase::kOptimizer};
-  TIDEPOOL_RETURN_IF_ERROR(device_time->Begin(pass, 1));
+  TIDEPOOL_RETURN_IF_ERROR(device_time->BeginUpdate());
   TIDEPOOL_RETURN_IF_ERROR(session_->module->OptimizerStep(options_.learning_rate));
   TIDEPOOL_RETURN_IF_ERROR(device_time->End(nullptr));
-  progress_.device_seconds = absl::ToDoubleSeconds(device_time->total());
+  ReportDeviceTime();
   return {};
+}
+
+void Trainer::ReportDeviceTime() {
+  const DeviceTime& device_time = *session_->device_time;
+  progress_.device_seconds = absl::ToDoubleSeconds(device_time.total());
+  progress_.communication_seconds = absl::ToDoubleSeconds(device_time.communication());
+  progress_.host_limited = device_time.host_limited();
 }
 
 StatusOr<Trainer::Outcome> Trainer::Compute(Sizing* sizing, const Attempt& attempt) {
@@ -430,7 +459,7 @@ Status Trainer::OnShortage(Sizing* sizing, const Attempt& attempt, int64_t limit
 
 // --- one global batch ---
 
-Status Trainer::OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals* totals) {
+Status Trainer::OneMicroBatch(SampleLedger* ledger, Rounds* rounds, JournalStep* record, Totals* totals) {
   const JournalMicroBatch* planned = nullptr;
   if (replay_ != nullptr) {
     TIDEPOOL_ASSIGN_OR_RETURN(const JournalStep* step, replay_->Step(step_ + 1));
@@ -440,7 +469,8 @@ Status Trainer::OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals*
   if (planned != nullptr) {
     for (const PositionRange& range : planned->ranges) exact += range.size();
   }
-  TIDEPOOL_ASSIGN_OR_RETURN(const MicroBatchChoice choice, AwaitChoice(&*training_, ledger->unprocessed(), exact));
+  const int64_t share = rounds->Share(static_cast<int64_t>(record->micro_batches.size()), ledger->unprocessed());
+  TIDEPOOL_ASSIGN_OR_RETURN(const MicroBatchChoice choice, AwaitChoice(&*training_, share, exact));
   TIDEPOOL_ASSIGN_OR_RETURN(const SampleLedger::Ticket ticket,
                             planned != nullptr ? ledger->GetExactly(planned->ranges) : ledger->Get(choice.batch));
   JournalMicroBatch entry{.ranges = ticket.ranges};
@@ -482,8 +512,7 @@ Status Trainer::OneMicroBatch(SampleLedger* ledger, JournalStep* record, Totals*
 // With few samples at a time the fixed cost of a micro-batch dominates. Whoever places models can spare the memory that avoids
 // it.
 void Trainer::TellPreference() {
-  const auto batch =
-      training_->durations.SmallestAtSpeed(kPreferredSpeed, std::min(options_.max_micro_batch, options_.global_batch));
+  const auto batch = training_->durations.SmallestAtSpeed(kPreferredSpeed, LargestMicroBatch());
   if (!batch.has_value()) return;
   const auto need = training_->policy.Predict(*batch);
   if (!need.has_value()) return;
@@ -506,8 +535,9 @@ Status Trainer::GlobalBatch() {
     }
   }
   TIDEPOOL_RETURN_IF_ERROR(session_->module->BeginGlobalBatch());
+  Rounds rounds(session_->devices());
   while (!ledger.done()) {
-    const Status status = OneMicroBatch(&ledger, &record, &totals);
+    const Status status = OneMicroBatch(&ledger, &rounds, &record, &totals);
     if (!status.ok()) {
       // What this global batch did to the BatchNorm buffers is undone, so that the state is that of the last boundary.
       RestoreBuffers();
@@ -549,12 +579,18 @@ Status Trainer::OptimizerStep(const JournalStep& record, const Totals& totals) {
   return {};
 }
 
+std::string Trainer::DescribeDevices() const {
+  if (session_->device_time == nullptr) return "";
+  device::Device& device = session_->client->device();
+  const std::string described = device::emulated::Describe(device.properties());
+  if (session_->devices() == 1) return fmt::format("{}: {}", device.info().name, described);
+  return fmt::format("{} devices side by side, each {}, with an all-reduce per step; {}, once for all of them",
+                     session_->devices(), device.info().name, described);
+}
+
 Status Trainer::TrainLoop() {
   if (!finished()) {
-    device::Device& device = session_->client->device();
-    Emit("started", session_->device_time == nullptr
-                        ? ""
-                        : fmt::format("{}: {}", device.info().name, device::emulated::Describe(device.properties())));
+    Emit("started", DescribeDevices());
   }
   if (step_ == 0) TIDEPOOL_RETURN_IF_ERROR(Evaluate());
   while (!finished()) {
@@ -586,9 +622,11 @@ Status Trainer::Evaluate() {
                                      .clock = clock_}));
   if (session_->yield != nullptr) session_->yield->Refresh();
   Totals totals;
-  int64_t position = 0;
+  Rounds rounds(session_->devices());
+  int64_t position = 0, done = 0;
   while (position < dataset.size()) {
-    TIDEPOOL_ASSIGN_OR_RETURN(const MicroBatchChoice choice, AwaitChoice(&*evaluation_, dataset.size() - position, 0));
+    const int64_t share = rounds.Share(done, dataset.size() - position);
+    TIDEPOOL_ASSIGN_OR_RETURN(const MicroBatchChoice choice, AwaitChoice(&*evaluation_, share, 0));
     TIDEPOOL_RETURN_IF_ERROR(Fetch(loader.get(), dataset, {{position, position + choice.batch}}, choice.batch));
     MicroBatch batch = Staged(dataset, choice.batch);
     batch.global_batch_size = choice.batch;
@@ -606,9 +644,11 @@ Status Trainer::Evaluate() {
     TIDEPOOL_ASSIGN_OR_RETURN(const Outcome outcome, Compute(&*evaluation_, attempt));
     if (outcome == Outcome::kAgain) continue;
     totals.Add(result);
+    ++done;
     position += choice.batch;
     loader->ReleaseBefore(position);
   }
+  if (session_->device_time != nullptr) session_->device_time->Settle();
   progress_.loss = totals.loss();
   progress_.accuracy = totals.accuracy();
   Emit("evaluation");

@@ -9,6 +9,8 @@
 #include <thread>
 
 #include "base/units.h"
+#include "model/families.h"
+#include "model/weights.h"
 #include "pool/broker.h"
 #include "pool/client.h"
 #include "profile/planted.h"
@@ -242,8 +244,8 @@ TEST_F(TrainerTest, EndsWithTheNameOfABrokenFileOrSkipsIt) {
   EXPECT_TRUE(Run(options).status.ok());
 }
 
-TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
-  TrainOptions options = TinyOptions(folder_ / "data");
+// The name of a device on which a sample takes 1 ms forward and 2 ms backward, and the optimizer 5 ms.
+std::string WriteProfile(const std::string& folder, const TrainOptions& options) {
   std::vector<profile::OpRow> rows = {{.key = {.model = options.model, .phase = profile::Phase::kOptimizer}, .median_us = 5000}};
   for (int64_t batch = 1; batch <= options.max_micro_batch; ++batch) {
     const auto samples = static_cast<double>(batch);
@@ -252,12 +254,16 @@ TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
     rows.push_back(
         {.key = {.model = options.model, .phase = profile::Phase::kBackward, .batch = batch}, .median_us = 2000 * samples});
   }
-  const std::string folder = folder_ / "profile";
   std::filesystem::create_directories(folder);
+  return profile::testing::WritePlantedBundle(folder, rows);
+}
+
+TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
+  TrainOptions options = TinyOptions(folder_ / "data");
   options.final_weights = folder_ / "plain.safetensors";
   ASSERT_TRUE(Run(options).status.ok());
   options.final_weights = folder_ / "emulated.safetensors";
-  options.device = profile::testing::WritePlantedBundle(folder, rows);
+  options.device = WriteProfile(folder_ / "profile", options);
   const Recorded run = Run(options);
   ASSERT_TRUE(run.status.ok()) << ToString(run.status);
   EXPECT_THAT(run.lines.front().message, HasSubstr("times from profile 'planted', measured (a test)"));
@@ -268,6 +274,88 @@ TEST_F(TrainerTest, ChargesAnEmulatedDeviceWhatItsProfileSays) {
   EXPECT_NEAR(last.device_samples_per_s, 68 / (68 * 0.003 + 7 * 0.005), 1e-6)
       << "from the end of the first step to that of the last";
   EXPECT_EQ(Bytes(folder_ / "plain.safetensors"), Bytes(folder_ / "emulated.safetensors"));
+}
+
+// Gradients as the planted profile's links exchange them: 1 ns per byte, latency 100 us.
+absl::Duration RingAllReduce(const TrainOptions& options, int64_t devices) {
+  int64_t bytes = 0;
+  const model::Graph graph = model::BuildGraph(options.model).value();
+  for (const model::Param& param : graph.params) bytes += param.kind == model::ParamKind::kWeight ? model::BytesOf(param) : 0;
+  return 2 * (devices - 1) * (absl::Nanoseconds(bytes) / devices + absl::Microseconds(100));
+}
+
+TEST_F(TrainerTest, TrainsOnSeveralDevicesWhatOneTrainsInTheTimeOfAll) {
+  TrainOptions options = TinyOptions(folder_ / "data");
+  options.epochs = 1;
+  options.max_micro_batch = 1;
+  options.device = WriteProfile(folder_ / "profile", options) + "x4,collective=ring";
+  options.journal = folder_ / "journal.jsonl";
+  options.final_weights = folder_ / "four.safetensors";
+  const Recorded run = Run(options);
+  ASSERT_TRUE(run.status.ok()) << ToString(run.status);
+  EXPECT_THAT(run.lines.front().message, HasSubstr("4 devices side by side, each emulated:"));
+  const TrainProgress& last = run.lines.back();
+  EXPECT_EQ(last.devices, 4);
+  EXPECT_EQ(last.samples, 40);
+  // 12 + 12 + 12 + 4 samples, and the one sample that each device tries before.
+  const double all_reduce = absl::ToDoubleSeconds(RingAllReduce(options, 4));
+  EXPECT_DOUBLE_EQ(last.communication_seconds, 4 * all_reduce);
+  EXPECT_NEAR(last.device_seconds, 0.003 + (3 + 3 + 3 + 1) * 0.003 + 4 * (all_reduce + 0.005), 1e-9);
+  EXPECT_NEAR(last.device_samples_per_s, 28 / ((3 + 3 + 1) * 0.003 + 3 * (all_reduce + 0.005)), 1e-6)
+      << "from the end of the first step to that of the last";
+
+  options.device = WriteProfile(folder_ / "profile of one", options);
+  options.replay = std::exchange(options.journal, "");
+  options.final_weights = folder_ / "one.safetensors";
+  const Recorded one = Run(options);
+  ASSERT_TRUE(one.status.ok()) << ToString(one.status);
+  EXPECT_EQ(one.lines.back().devices, 1);
+  EXPECT_DOUBLE_EQ(one.lines.back().device_seconds, 41 * 0.003 + 4 * 0.005);
+  EXPECT_EQ(Bytes(folder_ / "four.safetensors"), Bytes(folder_ / "one.safetensors"));
+}
+
+TEST_F(TrainerTest, GivesEachDeviceAnEqualPartOfEveryGlobalBatch) {
+  TrainOptions options = TinyOptions(folder_ / "data");
+  options.device = WriteProfile(folder_ / "profile", options) + "x4";
+  options.evaluation_data = options.data;
+  options.journal = folder_ / "journal.jsonl";
+  ASSERT_TRUE(Run(options).status.ok());
+  const auto journal = JournalReader::Open(options.journal);
+  ASSERT_TRUE(journal.ok()) << ToString(journal.status());
+  // The first step tries what fits; then 12 samples are 3 for each device, and the last 4 of an epoch 1.
+  for (int64_t step = 3; step <= 8; ++step) {
+    const auto record = (*journal)->Step(step);
+    ASSERT_TRUE(record.ok()) << ToString(record.status());
+    ASSERT_EQ((*record)->micro_batches.size(), 4u) << "step " << step;
+    for (const JournalMicroBatch& part : (*record)->micro_batches) {
+      int64_t samples = 0;
+      for (const PositionRange& range : part.ranges) samples += range.size();
+      EXPECT_EQ(samples, step % 4 == 0 ? 1 : 3) << "step " << step;
+    }
+  }
+}
+
+TEST_F(TrainerTest, GoesOnFromACheckpointWithAnotherNumberOfDevices) {
+  TrainOptions options = TinyOptions(folder_ / "data");
+  options.max_micro_batch = 3;
+  options.journal = folder_ / "journal.jsonl";
+  options.checkpoint = folder_ / "checkpoint";
+  options.final_weights = folder_ / "parts.safetensors";
+  const std::string device = WriteProfile(folder_ / "profile", options);
+  int64_t step = 0;
+  for (const int count : {4, 1, 2}) {
+    options.device = fmt::format("{}x{}", device, count);
+    options.max_steps = count == 2 ? 0 : step += 3;
+    const Recorded part = Run(options);
+    ASSERT_TRUE(part.status.ok()) << ToString(part.status);
+    EXPECT_EQ(part.lines.back().step, count == 2 ? 8 : step);
+  }
+  options.device = "host";
+  options.checkpoint.clear();
+  options.replay = std::exchange(options.journal, "");
+  options.final_weights = folder_ / "replayed.safetensors";
+  ASSERT_TRUE(Run(options).status.ok());
+  EXPECT_EQ(Bytes(folder_ / "parts.safetensors"), Bytes(folder_ / "replayed.safetensors"));
 }
 
 // A pool that a test and a trainer share.

@@ -193,7 +193,7 @@ std::string NameOfDevice(const std::string& name, int device) {
   return fmt::format("{}{}{}", own, kKey, spec->seed + static_cast<uint64_t>(device));
 }
 
-StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes) {
+StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes, bool one_copy) {
   TIDEPOOL_ASSIGN_OR_RETURN(const Spec spec, ParseSpec(options.name));
   if (spec.count > kMostNodeDevices) {
     return InvalidArgument("device '{}' means {} devices; allowed on a node: 1 to {}", options.name, spec.count,
@@ -221,7 +221,9 @@ StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_
   }
   TIDEPOOL_ASSIGN_OR_RETURN(devices.options.capacity_bytes, CapacityOf(devices.options, spec, hardware));
   // One device says so itself when it is opened; of several, each one would fit.
-  if (spec.count > 1) TIDEPOOL_RETURN_IF_ERROR(CheckAvailable(options.name, spec, devices.options.capacity_bytes));
+  if (spec.count > 1 && !one_copy) {
+    TIDEPOOL_RETURN_IF_ERROR(CheckAvailable(options.name, spec, devices.options.capacity_bytes));
+  }
   return devices;
 }
 

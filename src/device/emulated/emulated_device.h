@@ -17,7 +17,8 @@ StatusOr<std::vector<std::unique_ptr<Device>>> OpenEmulatedDevices(const DeviceO
 // all would draw the same times. Other names are left as they are.
 std::string NameOfDevice(const std::string& name, int device);
 // CheckNodeDevices and CheckOneDevice (device.h) for a name with the prefix.
-StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes);
+// `one_copy`: the devices are replicas of each other, and this machine holds the memory of one of them only.
+StatusOr<NodeDevices> CheckEmulated(const DeviceOptions& options, int64_t usual_bytes, bool one_copy = false);
 StatusOr<OneDevice> CheckOneEmulated(const DeviceOptions& options, int64_t usual_bytes);
 // Shares the compute and copy timelines of the device with the other processes that have it. A system of several devices shares
 // memory only.
