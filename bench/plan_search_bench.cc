@@ -1,6 +1,7 @@
 // What the searches find, and how long they take, beside what the published planner's own search found on a machine like ours
 // with the same profiles, limits and cost model (baseline.json of the reference data). One JSON object per setting and search on
-// stdout. Options: --search A,B (default auto), --setting TEXT (those whose name has it), --threads N (default 2).
+// stdout. Options: --search A,B (default auto), --setting TEXT (those whose name has it), --threads N (default 2), --model parity
+// (default) or calibrated (default options; what was published is of the other model, so nothing is beside it).
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -12,6 +13,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "plan/calibrated_cost_model.h"
 #include "plan/search.h"
 #include "plan/verify.h"
 #include "profile/plan_csv.h"
@@ -42,7 +44,7 @@ double BestOf(const Json& setting) {
   return best;
 }
 
-int Run(const std::string& root, const std::string& searches, const std::string& filter, int32_t threads) {
+int Run(const std::string& root, const std::string& searches, const std::string& filter, int32_t threads, bool calibrated) {
   std::ifstream in(root + "/baseline.json");
   const Json baseline = Json::parse(in, nullptr, false);
   if (baseline.is_discarded()) {
@@ -56,14 +58,15 @@ int Run(const std::string& root, const std::string& searches, const std::string&
     const auto database =
         profile::ReadPlanCsv(root + "/" + setting["profiles"].get<std::string>(), {.models = {ops->profile_model}});
     TIDEPOOL_CHECK(database.ok(), "{}", ToString(database.status()));
-    const auto table = ProfileTable::Build(database->bundle, *ops, kParityTable);
+    const auto table = ProfileTable::Build(database->bundle, *ops, calibrated ? ProfileTableOptions() : kParityTable);
     TIDEPOOL_CHECK(table.ok(), "{}", ToString(table.status()));
     const Cluster cluster{setting["nodes"], setting["gpus_per_node"], setting["memory_limit_MB"]};
     SearchRequest request{.global_batch = setting["global_batch"], .threads = threads};
     for (const int32_t b : setting["micro_batches"]) request.micro_batches.push_back(b);
-    const auto model = MakeParityModel(*ops, *table, cluster, request.micro_batches);
+    const auto model = calibrated ? MakeCalibratedModel(*ops, *table, cluster, request.micro_batches)
+                                  : MakeParityModel(*ops, *table, cluster, request.micro_batches);
     TIDEPOOL_CHECK(model.ok(), "{}", ToString(model.status()));
-    const double theirs = BestOf(setting);
+    const double theirs = calibrated ? 0 : BestOf(setting);
     double wall = 0;
     for (const auto& [run_name, run] : setting["runs"].items()) wall = run.value("wall_s", 0.0);
     std::istringstream list(searches);
@@ -73,8 +76,8 @@ int Run(const std::string& root, const std::string& searches, const std::string&
       const auto cpu_before = std::clock();
       const auto result = Search(*kind, **model, request);
       const double cpu_s = static_cast<double>(std::clock() - cpu_before) / CLOCKS_PER_SEC;
-      Json line = {
-          {"setting", name}, {"search", search}, {"threads", threads}, {"published_s", theirs}, {"published_wall_s", wall}};
+      Json line = {{"setting", name},    {"model", (*model)->name()}, {"search", search},
+                   {"threads", threads}, {"published_s", theirs},     {"published_wall_s", wall}};
       if (!result.ok()) {
         line["error"] = ToString(result.status());
       } else {
@@ -101,12 +104,14 @@ int Run(const std::string& root, const std::string& searches, const std::string&
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::map<std::string, std::string> options = {{"--search", "auto"}, {"--setting", ""}, {"--threads", "2"}};
+  std::map<std::string, std::string> options = {
+      {"--search", "auto"}, {"--setting", ""}, {"--threads", "2"}, {"--model", "parity"}};
   for (int i = 1; i + 1 < argc; i += 2) options[argv[i]] = argv[i + 1];
   const std::string root = tidepool::testing::ReferenceFolder("aceso", TIDEPOOL_SOURCE_DIR);
   if (root.empty()) {
     fmt::print(stderr, "no reference data: set TIDEPOOL_REFERENCE_DIR to the folder that has aceso/baseline.json\n");
     return 0;
   }
-  return Run(root, options["--search"], options["--setting"], std::atoi(options["--threads"].c_str()));
+  return Run(root, options["--search"], options["--setting"], std::atoi(options["--threads"].c_str()),
+             options["--model"] == "calibrated");
 }

@@ -83,6 +83,38 @@ TEST(System, GivesTheMemoryOfAKilledWorkerBackAndServesAgain) {
   EXPECT_TRUE(PagesAddUp(node->Status()));
 }
 
+TEST(System, SeveralDevicesServeAsOneAndOneOfThemTrains) {
+  auto node = RunningNode::Start({"--device", "emulated:v100x2", "--train-device", "1"}, /*with_training=*/true);
+  ASSERT_TRUE(node);
+  ASSERT_TRUE(node->InferUntilOk("small-a"));
+  ASSERT_TRUE(node->AwaitStatus([](const json& status) { return Trains(status, 0); }));
+  const json before = node->Status();
+  ASSERT_EQ(before["devices"].size(), 2u) << before.dump(2);
+  EXPECT_EQ(before["training"]["device"], 1);
+  for (const json& lease : before["pool"]["leases"]) {
+    const bool trains = lease["pid"] == before["training"]["pid"];
+    EXPECT_TRUE(!trains || lease["device"] == 1) << lease.dump();
+  }
+  const std::vector<int> workers = {before["devices"][0]["worker_pid"], before["devices"][1]["worker_pid"]};
+  EXPECT_NE(workers[0], workers[1]);
+  ASSERT_EQ(::kill(workers[0], SIGKILL), 0);
+  for (const char* model : {"small-a", "small-b", "words"}) EXPECT_TRUE(node->InferUntilOk(model));
+  EXPECT_TRUE(node->AwaitStatus([&](const json& status) {
+    const int now = status["devices"][0]["worker_pid"];
+    return now > 1 && now != workers[0] && Trains(status, before["training"]["step"].get<int64_t>());
+  }));
+  const json after = node->Status();
+  EXPECT_EQ(after["training"]["restarts"], 0);
+  EXPECT_EQ(after["devices"][1]["worker_pid"], workers[1]);
+  EXPECT_TRUE(PagesAddUp(after));
+  for (const json& device : after["devices"]) EXPECT_TRUE(PagesAddUp(device));
+  ASSERT_TRUE(node->process().Signal(SIGTERM).ok());
+  const auto exit = node->process().Wait(Clock::Real()->Now() + kPatience);
+  ASSERT_TRUE(exit.ok()) << ToString(exit.status());
+  EXPECT_TRUE(exit->ok()) << exit->Describe();
+  EXPECT_TRUE(AwaitEnd(workers[1], Clock::Real()->Now() + kPatience));
+}
+
 TEST(System, GivesTheMemoryOfAKilledTrainerBackAndResumesIt) {
   auto node = RunningNode::Start({}, true);
   ASSERT_TRUE(node);

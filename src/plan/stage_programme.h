@@ -87,8 +87,9 @@ struct StageBounds {
   std::vector<int32_t> cuts;
   // By number of devices g, 0 to all: the op that the last g devices begin with lies between these (both included). Empty: any.
   std::vector<std::pair<int32_t, int32_t>> corridor;
-  int32_t least_gpus = 1;  // of a stage
-  double expected_us = 0;  // objective of a plan that is known to be possible; 0: none is
+  int32_t least_gpus = 1;      // of a stage
+  double expected_us = 0;      // objective of a plan that is known to be possible; 0: none is
+  double slowest_us = kNever;  // of a stage; plans with a slower one are not looked for
   bool Allows(int32_t stages) const {
     return stages >= min_stages && stages <= max_stages &&
            (static_cast<size_t>(stages) >= forbidden.size() || forbidden[stages] == 0);
