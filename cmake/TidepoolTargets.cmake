@@ -27,7 +27,7 @@ endif()
 
 # tidepool_library(NAME SOURCES a.cc b.cc DEPS base absl::status [OWN_HEADERS])
 #   Defines the static library tidepool_NAME. A plain name in DEPS that is one of our folders becomes tidepool_<name>.
-#   OWN_HEADERS: without the precompiled ones, for libraries whose compiler options they do not fit.
+#   OWN_HEADERS: without the precompiled ones, for what uses torch, whose definitions they do not fit.
 function(tidepool_library name)
   cmake_parse_arguments(ARG "OWN_HEADERS" "" "SOURCES;DEPS" ${ARGN})
   add_library(tidepool_${name} STATIC ${ARG_SOURCES})
@@ -50,21 +50,21 @@ function(tidepool_link target visibility)
   endforeach()
 endfunction()
 
-# tidepool_test(NAME SOURCES x_test.cc DEPS pool [TIMEOUT seconds] [LABELS ...])
+# tidepool_test(NAME SOURCES x_test.cc DEPS pool [TIMEOUT seconds] [LABELS ...] [OWN_HEADERS])
 #   One GoogleTest program NAME_test and one ctest entry for it. The entry has the label folder-<folder>, and the target
 #   tests_<folder> builds all programs of one folder. The labels `serial` and `system` keep other tests from running beside it.
 function(tidepool_test name)
   if(NOT TIDEPOOL_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "OWN_HEADERS" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
   add_executable(${name}_test ${ARG_SOURCES})
   target_include_directories(${name}_test PRIVATE ${CMAKE_SOURCE_DIR}/src)
   target_compile_options(${name}_test PRIVATE ${TIDEPOOL_WARNINGS} ${TIDEPOOL_TEST_OPTIONS})
-  if(TIDEPOOL_PCH)
+  if(TIDEPOOL_PCH AND NOT ARG_OWN_HEADERS)
     target_precompile_headers(${name}_test REUSE_FROM tidepool_test_headers)
   endif()
   target_compile_definitions(${name}_test PRIVATE TIDEPOOL_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
