@@ -27,7 +27,7 @@ endif()
 
 # tidepool_library(NAME SOURCES a.cc b.cc DEPS base absl::status [OWN_HEADERS])
 #   Defines the static library tidepool_NAME. A plain name in DEPS that is one of our folders becomes tidepool_<name>.
-#   OWN_HEADERS: without the precompiled ones, for what uses torch or gRPC, whose definitions they do not fit.
+#   OWN_HEADERS: without the precompiled ones, for what uses torch, whose definitions they do not fit.
 function(tidepool_library name)
   cmake_parse_arguments(ARG "OWN_HEADERS" "" "SOURCES;DEPS" ${ARGN})
   add_library(tidepool_${name} STATIC ${ARG_SOURCES})
