@@ -55,16 +55,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto info = data::ReadJpegInfo(jpeg, {.max_side = 1024, .max_pixels = 1 << 16});
   if (!info.ok() || !info->planes) return 0;
   ExactPlanes whole, part;
-  if (!data::DecodeJpegPlanes(jpeg, *info, data::Extraction::kWhole, {}, &whole)) return 0;
+  const int denominator = 1 << (data[size / 7] % 4);
+  if (!data::DecodeJpegPlanes(jpeg, *info, denominator, data::Extraction::kWhole, {}, &whole)) return 0;
   data::Image image;
-  const Status decoded = data::DecodeJpeg(jpeg, *info, 1, &image);
+  const Status decoded = data::DecodeJpeg(jpeg, *info, denominator, &image);
   fuzz::Check(decoded.ok(), "libjpeg-turbo takes what our decoder takes: " + ToString(decoded));
   const uint32_t seed = static_cast<uint32_t>(data[size / 2]) << 24 | static_cast<uint32_t>(data[size / 3]) << 16 |
                         static_cast<uint32_t>(data[size / 5]) << 8 | data[size - 1];
-  const data::PlaneParts wanted = {.luma = AnyPart(info->width, info->height, seed),
-                                   .chroma = AnyPart(data::ScaledSide(info->width, info->chroma_width),
-                                                     data::ScaledSide(info->height, info->chroma_height), seed * 2654435761u)};
-  if (!data::DecodeJpegPlanes(jpeg, *info, data::Extraction::kPart, wanted, &part)) {
+  const data::PlaneLayout layout = data::LayOutPlanes(*info, denominator);
+  const data::PlaneParts wanted = {.luma = AnyPart(layout.luma.width, layout.luma.height, seed),
+                                   .chroma = AnyPart(layout.chroma.width, layout.chroma.height, seed * 2654435761u)};
+  if (!data::DecodeJpegPlanes(jpeg, *info, denominator, data::Extraction::kPart, wanted, &part)) {
     fuzz::Check(false, "a part of what can be decoded can be decoded");
   }
   for (int plane = 0; plane < 3; ++plane) {
