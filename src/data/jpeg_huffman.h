@@ -72,8 +72,7 @@ class HuffmanTable {
   // the coefficient is too long: the symbol and the bits of its code instead, or 0 if that is too long, too.
   std::array<uint32_t, 1 << kAcBits> entries_ = {};
   // By the next bits, of AC tables: how many coefficients all codes that stand there completely are for, from bit 5 on; whether
-  // the last of them ends the block, in bit 4; bits in all. 0: none,
-  // or not prepared.
+  // the last of them ends the block, in bit 4; bits in all. 0: none, or not prepared.
   std::array<uint16_t, 1 << kAcBits> skips_ = {};
 };
 
