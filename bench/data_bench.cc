@@ -9,10 +9,9 @@
 #include <filesystem>
 #include <map>
 
-#include <nlohmann/json.hpp>
-
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/json.h"
 #include "cli/loader_bench.h"
 #include "data/batch_loader.h"
 #include "data/dataset.h"

@@ -11,8 +11,7 @@
 #include <map>
 #include <sstream>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "plan/calibrated_cost_model.h"
 #include "plan/search.h"
 #include "plan/verify.h"

@@ -13,10 +13,9 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "api/http_client.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "cli/demo_data.h"
 #include "cli/node_client.h"

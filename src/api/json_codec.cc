@@ -6,9 +6,8 @@
 #include <limits>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "api/tensor_codec.h"
+#include "base/json.h"
 #include "base/text.h"
 
 namespace tidepool::api {

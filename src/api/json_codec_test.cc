@@ -8,9 +8,8 @@
 #include <limits>
 #include <random>
 
-#include <nlohmann/json.hpp>
-
 #include "api/tensor_codec.h"
+#include "base/json.h"
 
 namespace tidepool::api {
 namespace {

@@ -2,11 +2,10 @@
 
 #include <charconv>
 
-#include <nlohmann/json.hpp>
-
 #include "api/json_codec.h"
 #include "api/metrics_export.h"
 #include "api/status_page.h"
+#include "base/json.h"
 #include "base/text.h"
 
 namespace tidepool::api {

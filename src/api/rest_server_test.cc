@@ -8,12 +8,11 @@
 
 #include <thread>
 
-#include <nlohmann/json.hpp>
-
 #include "api/api.h"
 #include "api/http_client.h"
 #include "api/testing/fake_server.h"
 #include "base/fd.h"
+#include "base/json.h"
 
 namespace tidepool::api {
 namespace {

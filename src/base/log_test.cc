@@ -5,8 +5,7 @@
 
 #include <limits>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/testing.h"
 #include "base/text.h"
 

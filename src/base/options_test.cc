@@ -4,8 +4,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/testing.h"
 #include "base/units.h"
 

@@ -70,10 +70,12 @@ Status ErrnoError(int error_number, const std::string& what);
 // TIDEPOOL_ASSIGN_OR_RETURN(auto x, F()): returns F's error, or gives x its value.
 #define TIDEPOOL_ASSIGN_OR_RETURN(lhs, expr) \
   TIDEPOOL_ASSIGN_OR_RETURN_IMPL_(TIDEPOOL_CONCAT_(tidepool_statusor_, __LINE__), lhs, expr)
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration and a name do not stand in parentheses.
 #define TIDEPOOL_ASSIGN_OR_RETURN_IMPL_(tmp, lhs, expr) \
   auto tmp = (expr);                                    \
   if (!tmp.ok()) return std::move(tmp).status();        \
   lhs = std::move(tmp).value()
+// NOLINTEND(bugprone-macro-parentheses)
 
 // Aborts with the text. For our own bugs only: never for what a user, a file or a peer can cause.
 #define TIDEPOOL_CHECK(condition, ...)                                                                             \

@@ -26,7 +26,7 @@ std::string ArgsJson(const TraceArgs& args) {
 
 // The JSON array form of the format: viewers accept it without the closing bracket, so a killed process leaves a readable file.
 // One event per line, each written whole.
-class FileTraceWriter : public TraceWriter {
+class FileTraceWriter final : public TraceWriter {
  public:
   FileTraceWriter(UniqueFd fd, std::string path, absl::Time start) : fd_(std::move(fd)), path_(std::move(path)), start_(start) {}
 

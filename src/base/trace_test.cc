@@ -6,8 +6,7 @@
 #include <limits>
 #include <thread>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/testing.h"
 
 namespace tidepool {

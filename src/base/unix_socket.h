@@ -16,7 +16,7 @@ namespace tidepool {
 
 // The largest message either side sends; a longer one is refused by Send, and dropped by Receive with
 // INVALID_ARGUMENT; the connection goes on.
-inline constexpr int64_t kMaxPacketBytes = 64 * 1024;
+inline constexpr int64_t kMaxPacketBytes = int64_t{64} << 10;
 
 struct Packet {
   std::string data;

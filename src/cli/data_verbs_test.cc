@@ -4,10 +4,9 @@
 #include <filesystem>
 #include <thread>
 
-#include <nlohmann/json.hpp>
-
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/testing.h"
 #include "cli/loader_bench.h"
 #include "cli/testing.h"

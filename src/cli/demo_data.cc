@@ -81,7 +81,7 @@ StatusOr<DemoData> MakeDemoData(const DemoDataOptions& options) {
                 .classes = static_cast<int>(DemoClasses().size())};
 
   std::string recipe = fmt::format("seed {}\n", options.seed);
-  for (const auto& [name, spec] : ModelSpecs()) recipe += name + " " + spec + "\n";
+  for (const auto& [name, spec] : ModelSpecs()) recipe += fmt::format("{} {}\n", name, spec);
   const bool models_made = MadeBy(data.repository, recipe);
   // Models of an older recipe would be served too.
   std::error_code ignored;

@@ -1,8 +1,7 @@
 // The demo's table, JSON and trace.
 #include <algorithm>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/trace.h"
 #include "base/units.h"
 #include "cli/demo_figures.h"

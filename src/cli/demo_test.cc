@@ -3,9 +3,8 @@
 
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "cli/demo_data.h"
 #include "cli/demo_figures.h"
 #include "cli/demo_report.h"

@@ -2,8 +2,7 @@
 
 #include <limits>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/text.h"
 #include "base/units.h"
 

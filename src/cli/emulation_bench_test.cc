@@ -5,9 +5,8 @@
 
 #include <cmath>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/testing.h"
 #include "cli/command_line.h"
 

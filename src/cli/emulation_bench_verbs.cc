@@ -1,9 +1,8 @@
 // tidepool bench pacing, bench virtual-time: what emulated devices promise, measured.
 #include <memory>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/units.h"
 #include "cli/emulation_bench.h"
 #include "cli/print.h"

@@ -11,10 +11,9 @@
 #include <memory>
 #include <thread>
 
-#include <nlohmann/json.hpp>
-
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "cli/torch_loader_script.h"
 #include "data/augment.h"

@@ -7,10 +7,9 @@
 #include <cstring>
 #include <numeric>
 
-#include <nlohmann/json.hpp>
-
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "cli/loader_bench.h"
 #include "data/augment.h"

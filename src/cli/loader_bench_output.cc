@@ -1,5 +1,4 @@
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "cli/loader_bench.h"
 
 namespace tidepool::cli {

@@ -4,8 +4,7 @@
 #include <filesystem>
 #include <system_error>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/print.h"

@@ -4,8 +4,7 @@
 
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "cli/command_line.h"
 #include "cli/verb.h"
 

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <random>
 
-#include <nlohmann/json.hpp>
-
 #include "api/http_client.h"
+#include "base/json.h"
 #include "base/units.h"
 
 namespace tidepool::cli {

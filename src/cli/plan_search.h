@@ -5,8 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "cli/plan_output.h"
 #include "cli/verb.h"
 #include "plan/search.h"

@@ -1,7 +1,7 @@
 // plan: finds a plan.
-#include <nlohmann/json.hpp>
 
 #include "base/fd.h"
+#include "base/json.h"
 #include "cli/plan_explain.h"
 #include "cli/plan_search.h"
 #include "cli/plan_verbs.h"

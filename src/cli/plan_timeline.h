@@ -5,8 +5,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/options.h"
 #include "cli/plan_output.h"
 #include "plan/pipeline_schedule.h"

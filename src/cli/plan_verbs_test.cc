@@ -4,9 +4,8 @@
 #include <filesystem>
 #include <random>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/testing.h"
 #include "cli/plan_output.h"
 #include "cli/plan_search.h"

@@ -6,9 +6,8 @@
 #include <limits>
 #include <system_error>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "cli/print.h"
 #include "cli/profile_measure.h"

@@ -7,9 +7,8 @@
 #include <cerrno>
 #include <charconv>
 
-#include <nlohmann/json.hpp>
-
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "base/text.h"
 

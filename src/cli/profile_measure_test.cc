@@ -6,8 +6,7 @@
 
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/process.h"
 #include "base/testing.h"
 #include "cli/command_line.h"

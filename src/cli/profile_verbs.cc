@@ -6,8 +6,7 @@
 #include <map>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/print.h"

@@ -3,8 +3,7 @@
 
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/testing.h"
 #include "cli/command_line.h"
 #include "cli/profile_measure.h"

@@ -1,8 +1,7 @@
 // Verbs about the program itself and the machine: doctor, config print, completion, version.
 #include <cstdio>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/text.h"
 #include "cli/command_line.h"
 #include "cli/completion.h"

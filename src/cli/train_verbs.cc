@@ -3,9 +3,8 @@
 
 #include <cstdio>
 
-#include <nlohmann/json.hpp>
-
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/units.h"
 #include "cli/node_client.h"
 #include "cli/verb.h"

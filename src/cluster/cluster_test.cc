@@ -7,8 +7,7 @@
 #include <fstream>
 #include <mutex>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "cluster/node.h"
 #include "cluster/node_status.h"
 #include "cluster/restart_policy.h"

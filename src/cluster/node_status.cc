@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "device/emulated/emulated_device.h"
 
 namespace tidepool::cluster {

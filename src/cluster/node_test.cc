@@ -8,9 +8,8 @@
 #include <cstring>
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/testing.h"
 #include "data/jpeg.h"
 #include "model/repository.h"

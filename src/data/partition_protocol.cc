@@ -10,7 +10,7 @@ namespace tidepool::data {
 namespace {
 
 constexpr size_t kHelloPrefixBytes = 8;  // magic, version, zero
-constexpr size_t kHelloBytes = kHelloPrefixBytes + 4 * 8 + 3 * 4;
+constexpr size_t kHelloBytes = kHelloPrefixBytes + 4 * sizeof(uint64_t) + 3 * sizeof(uint32_t);
 
 std::string Body(const HelloFrame& hello) {
   return FieldWriter()

@@ -81,7 +81,8 @@ class RecordSource {
   // the group is damaged, the others are still good: it is an empty view, and Read of it gives its error.
   virtual Status ReadGroup(int64_t record, std::vector<RecordView>* views) const {
     TIDEPOOL_ASSIGN_OR_RETURN(RecordView view, Read(record));
-    views->assign(1, std::move(view));
+    views->clear();
+    views->push_back(std::move(view));
     return {};
   }
 

@@ -210,7 +210,7 @@ class Device {
 struct DeviceOptions {
   std::string name = "host";   // "host", "cuda:0", "emulated:h200" (docs/device.md has the options that may follow)
   int64_t capacity_bytes = 0;  // rounded down to whole pages; emulated: 0 is what the name says, or the hardware has
-  int64_t page_bytes = 2 * 1024 * 1024;
+  int64_t page_bytes = int64_t{2} << 20;
   MappingMode mapping = MappingMode::kFast;
   PinnedOptions pinned;
   Clock* clock = Clock::Real();  // emulated: the time that its timelines follow, unless the name asks for a virtual one

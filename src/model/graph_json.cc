@@ -1,6 +1,6 @@
 #include "model/graph_json.h"
 
-#include <nlohmann/json.hpp>
+#include "base/json.h"
 
 namespace tidepool::model {
 namespace {

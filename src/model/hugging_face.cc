@@ -5,9 +5,8 @@
 #include <set>
 #include <system_error>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "base/units.h"
 

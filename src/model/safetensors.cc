@@ -9,8 +9,7 @@
 #include <cerrno>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/text.h"
 
 namespace tidepool::model {

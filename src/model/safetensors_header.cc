@@ -4,8 +4,7 @@
 #include <cstring>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "model/safetensors.h"
 
 namespace tidepool::model {

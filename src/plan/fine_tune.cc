@@ -98,10 +98,10 @@ class StageTuner {
     for (int32_t at = 0; at < best_.stage->count() && !Exhausted(); ++at) {
       const DistinctOp& op = model_.ops().at(best_.stage->first() + at);
       if (!op.tunable) continue;
-      for (uint8_t algorithm = 0; algorithm < op.algorithms.size(); ++algorithm) {
+      for (size_t algorithm = 0; algorithm < op.algorithms.size(); ++algorithm) {
         const uint8_t before = choices[at].algorithm;
         if (algorithm == before) continue;
-        choices[at].algorithm = algorithm;
+        choices[at].algorithm = static_cast<uint8_t>(algorithm);
         if (model_.RowOf(choices[at], micro_batch_) >= 0 && Offer(Stage::Make(best_.stage->first(), choices))) {
           better = true;
         } else {

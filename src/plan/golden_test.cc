@@ -7,8 +7,7 @@
 #include <iostream>
 #include <map>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/testing.h"
 #include "plan/calibrated_cost_model.h"
 #include "plan/cost_model.h"

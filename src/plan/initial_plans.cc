@@ -50,7 +50,7 @@ std::vector<double> CutsByWork(const CostModel& model, int32_t micro_batch, cons
 
 std::vector<double> CutsByCount(int32_t ops, int32_t stages) {
   std::vector<double> cuts;
-  for (int32_t i = 1; i < stages; ++i) cuts.push_back(static_cast<double>(ops / stages) * i);
+  for (int32_t i = 1; i < stages; ++i) cuts.push_back(static_cast<double>(ops / stages * i));
   cuts.push_back(ops);
   return cuts;
 }

@@ -4,7 +4,7 @@
 #include <set>
 #include <vector>
 
-#include <nlohmann/json.hpp>
+#include "base/json.h"
 
 namespace tidepool::plan {
 namespace {

@@ -5,9 +5,8 @@
 #include <initializer_list>
 #include <map>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "plan/json_lines.h"
 

@@ -27,7 +27,7 @@ StagePtr Without(const StagePtr& giver, int32_t count, bool at_end) {
   auto [head, tail] = SplitRuns(giver->runs(), at_end ? giver->count() - count : count);
   std::vector<ChoiceRun>& kept = at_end ? head : tail;
   for (ChoiceRun& run : kept) run.choice.recompute = false;
-  return Stage::MakeRuns(at_end ? giver->first() : giver->first() + count, std::move(kept));
+  return Stage::MakeRuns(at_end ? giver->first() : giver->first() + count, kept);
 }
 
 class Migration {
@@ -142,7 +142,7 @@ Moved MoveOps(const CostModel& model, const StagePtr& giver, const StagePtr& tak
   std::copy(first.begin(), first.end(), std::back_inserter(taken));
   std::copy(second.begin(), second.end(), std::back_inserter(taken));
   const int32_t taker_first = forward ? taker->first() - count : taker->first();
-  return {Without(giver, count, forward), Stage::MakeRuns(taker_first, std::move(taken))};
+  return {Without(giver, count, forward), Stage::MakeRuns(taker_first, taken)};
 }
 
 void MigrateOps(PlanEditor* editor, const RankedPlan& from, int32_t stage, const PrimitiveOptions& options,

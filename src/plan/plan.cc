@@ -4,7 +4,7 @@
 
 namespace tidepool::plan {
 
-Stage::Stage(int32_t first, std::vector<ChoiceRun> runs) : first_(first) {
+Stage::Stage(int32_t first, const std::vector<ChoiceRun>& runs) : first_(first) {
   TIDEPOOL_CHECK(!runs.empty(), "a stage without ops");
   for (const ChoiceRun& run : runs) {
     TIDEPOOL_CHECK(run.count > 0, "a run of {} ops", run.count);
@@ -26,7 +26,7 @@ Stage::Stage(int32_t first, std::vector<ChoiceRun> runs) : first_(first) {
   key_ = KeyOf(words);
 }
 
-StagePtr Stage::MakeRuns(int32_t first, std::vector<ChoiceRun> runs) { return StagePtr(new Stage(first, std::move(runs))); }
+StagePtr Stage::MakeRuns(int32_t first, const std::vector<ChoiceRun>& runs) { return StagePtr(new Stage(first, runs)); }
 
 StagePtr Stage::Make(int32_t first, std::span<const OpChoice> choices) {
   std::vector<ChoiceRun> runs;
@@ -37,7 +37,7 @@ StagePtr Stage::Make(int32_t first, std::span<const OpChoice> choices) {
       runs.push_back({1, choice});
     }
   }
-  return MakeRuns(first, std::move(runs));
+  return MakeRuns(first, runs);
 }
 
 StagePtr Stage::MakeUniform(int32_t first, int32_t count, const OpChoice& choice) { return MakeRuns(first, {{count, choice}}); }
@@ -82,7 +82,7 @@ StagePtr Stage::WithRecompute(std::span<const uint8_t> flags) const {
       }
     }
   }
-  return MakeRuns(first_, std::move(runs));
+  return MakeRuns(first_, runs);
 }
 
 StagePtr StagePool::Intern(StagePtr stage) {

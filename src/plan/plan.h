@@ -46,8 +46,8 @@ using StagePtr = std::shared_ptr<const Stage>;
 // Ops [first, first + count) of the op list. Neighbouring runs differ, so equal stages have equal runs and equal keys.
 class Stage {
  public:
-  static StagePtr Make(int32_t first, std::span<const OpChoice> choices);  // one per op, at least one
-  static StagePtr MakeRuns(int32_t first, std::vector<ChoiceRun> runs);    // counts above 0; equal neighbours are joined
+  static StagePtr Make(int32_t first, std::span<const OpChoice> choices);       // one per op, at least one
+  static StagePtr MakeRuns(int32_t first, const std::vector<ChoiceRun>& runs);  // counts above 0; equal neighbours are joined
   static StagePtr MakeUniform(int32_t first, int32_t count, const OpChoice& choice);
 
   int32_t first() const { return first_; }
@@ -65,7 +65,7 @@ class Stage {
   StagePtr WithRecompute(std::span<const uint8_t> flags) const;
 
  private:
-  Stage(int32_t first, std::vector<ChoiceRun> runs);
+  Stage(int32_t first, const std::vector<ChoiceRun>& runs);
   int32_t first_ = 0, count_ = 0;
   std::vector<ChoiceRun> runs_;
   Key128 key_;

@@ -36,7 +36,7 @@ StagePtr WithoutRecompute(const StagePtr& stage) {
   if (!stage->recomputes()) return stage;
   std::vector<ChoiceRun> runs = stage->runs();
   for (ChoiceRun& run : runs) run.choice.recompute = false;
-  return Stage::MakeRuns(stage->first(), std::move(runs));
+  return Stage::MakeRuns(stage->first(), runs);
 }
 
 StagePtr Rescaled(const CostModel& model, const StagePtr& stage, int32_t micro_batch, const Rescale& rescale) {
@@ -51,7 +51,7 @@ StagePtr Rescaled(const CostModel& model, const StagePtr& stage, int32_t micro_b
     if (model.RowOf(choice, micro_batch) < 0) choice.algorithm = 0;
     if (model.RowOf(choice, micro_batch) < 0) return nullptr;
   }
-  return Stage::MakeRuns(stage->first(), std::move(runs));
+  return Stage::MakeRuns(stage->first(), runs);
 }
 
 PlacedStage PlanEditor::Place(const StagePtr& stage, int32_t micro_batch, const StagePlace& place) {

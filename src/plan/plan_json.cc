@@ -9,7 +9,7 @@
 #include <set>
 #include <sstream>
 
-#include <nlohmann/json.hpp>
+#include "base/json.h"
 
 namespace tidepool::plan {
 namespace {

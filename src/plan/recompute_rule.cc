@@ -131,7 +131,7 @@ RecomputeResult ChooseRecompute(const CostModel& model, const Stage& stage, int3
     run.choice.recompute = false;
     rows.each.insert(rows.each.end(), run.count, model.RowOf(run.choice, micro_batch));
   }
-  const StagePtr stripped = Stage::MakeRuns(stage.first(), std::move(plain));
+  const StagePtr stripped = Stage::MakeRuns(stage.first(), plain);
   const StageTotals totals = model.TotalsOf(*stripped, micro_batch);
   if (!totals.priced()) {
     return {std::vector<uint8_t>(stage.count(), 0), totals, model.MemoryAt(totals, place), false};

@@ -144,7 +144,8 @@ void StageProgramme::PrepareOps() {
 }
 
 double StageProgramme::LeastSumUs(double slowest_us) const {
-  return sizes_.empty() ? kNever : std::max(slowest_us, work_us_[points_] / sizes_.back());
+  if (sizes_.empty()) return kNever;
+  return std::max(slowest_us, work_us_[points_] / sizes_.back());
 }
 
 double StageProgramme::FloorUs() const {

@@ -270,6 +270,7 @@ int64_t Space::longest_free_bytes() const {
 }
 
 bool Space::Consistent() const {
+  if (page_bytes_ <= 0) return false;
   int64_t live = 0, live_blocks = 0, cached = 0, pages = 0;
   size_t free_blocks = 0;
   for (size_t page = 0; page < held_.size(); ++page) {

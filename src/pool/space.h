@@ -56,7 +56,7 @@ class Space {
     bool free = false;
     int64_t end() const { return start + size; }
   };
-  static constexpr int64_t kSmallBytes = 16 * 1024;
+  static constexpr int64_t kSmallBytes = int64_t{16} << 10;
   static constexpr size_t kBins = kSmallBytes / kBlockAlignment;  // bin i: free blocks of exactly (i + 1) * 64 bytes
 
   Node* NewNode(int64_t start, int64_t size);

@@ -2,8 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "profile/bundle_io.h"
 #include "profile/table.h"
 

@@ -5,8 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "report/html.h"
 
 namespace tidepool::report::internal {

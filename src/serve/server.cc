@@ -228,16 +228,19 @@ std::shared_ptr<InferHandle> ServerImpl::Infer(InferRequest request, InferCallba
   pending->model = std::move(model).value();
   const ModelId model_id = pending->model->id;
   RequestId id;
+  bool draining;
   {
     absl::MutexLock lock(&mu_);
-    if (draining_) {
-      done = std::move(pending->done);
-    } else {
+    draining = draining_;
+    if (!draining) {
       id = RequestId(++last_request_);
       ++outstanding_;
     }
   }
-  if (id.value() == 0) return refuse(Unavailable("the server is draining and takes no new requests"));
+  if (draining) {
+    done = std::move(pending->done);
+    return refuse(Unavailable("the server is draining and takes no new requests"));
+  }
   if (!tasks_->Post([this, id, pending] { Accept(id, pending); }, true)) {
     {
       absl::MutexLock lock(&mu_);

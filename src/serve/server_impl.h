@@ -108,7 +108,7 @@ class ServerImpl : public Server {
   void PerformExecute(const Actions::Execute& execute);
   void AddToCore(const CatalogModel& model);
   void ApplyCatalog(std::shared_ptr<const Catalog> next);
-  void Accept(RequestId id, std::shared_ptr<Pending> pending);
+  void Accept(RequestId id, const std::shared_ptr<Pending>& pending);
   void Answer(RequestId id, StatusOr<InferResponse> response);
   void Finish(WaiterId waiter, StatusOr<int64_t> result);
   void RunCallbacks();

@@ -167,14 +167,14 @@ void ServerImpl::ApplyCatalog(std::shared_ptr<const Catalog> next) {
   catalog_ = std::move(next);
 }
 
-void ServerImpl::Accept(RequestId id, std::shared_ptr<Pending> pending) {
+void ServerImpl::Accept(RequestId id, const std::shared_ptr<Pending>& pending) {
   QueuedRequest request{.id = id,
                         .model = pending->model->id,
                         .received = pending->received,
                         .deadline = pending->request.deadline,
                         .batch = pending->checked.batch,
                         .slab_bytes = pending->checked.slab_bytes};
-  pending_.emplace(id, std::move(pending));
+  pending_.emplace(id, pending);
   if (Status status = core_.Submit(request, clock_->Now()); !status.ok()) Answer(id, status);
 }
 
@@ -230,7 +230,7 @@ void ServerImpl::StartWorker(absl::Time now) {
         if (link_ != nullptr && generation == link_generation_) OnMessage(std::move(*shared));
       });
     };
-    options.on_end = [this, generation](Status why) {
+    options.on_end = [this, generation](const Status& why) {
       tasks_->Post([this, generation, why] {
         if (link_ == nullptr || generation != link_generation_) return;
         // The end of the socket is the normal way to learn of a death; anything else is a broken message.

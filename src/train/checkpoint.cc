@@ -4,9 +4,8 @@
 #include <filesystem>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/units.h"
 

@@ -12,9 +12,8 @@
 #include <optional>
 #include <thread>
 
-#include <nlohmann/json.hpp>
-
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 
 namespace tidepool::train {

@@ -9,8 +9,7 @@
 #include <charconv>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "base/units.h"
 
 namespace tidepool::train {

@@ -1,8 +1,7 @@
 #include <algorithm>
 
-#include <nlohmann/json.hpp>
-
 #include "api/load/load.h"
+#include "base/json.h"
 
 namespace tidepool::api {
 namespace {

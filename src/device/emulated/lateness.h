@@ -33,7 +33,7 @@ class LatenessHistogram {
   static constexpr int kSubBits = 3;
   static size_t BucketOf(uint64_t value) {
     if (value < (1u << kSubBits)) return value;
-    const int exponent = std::bit_width(value) - 1 - kSubBits;
+    const int exponent = static_cast<int>(std::bit_width(value)) - 1 - kSubBits;
     return static_cast<size_t>(exponent + 1) * (1u << kSubBits) + static_cast<size_t>((value >> exponent) - (1u << kSubBits));
   }
   static int64_t UpperEdge(size_t bucket) {
