@@ -15,7 +15,7 @@ namespace {
 
 class ApiImpl : public Api {
  public:
-  ApiImpl(serve::Server* server, std::vector<pool::Broker*> brokers, ApiOptions options)
+  ApiImpl(serve::Server* server, std::vector<pool::Broker*> brokers, const ApiOptions& options)
       : front_end_(server, std::move(brokers), options),
         rest_router_(MakeRestRouter(&front_end_)),
         metrics_router_(MakeMetricsRouter(&front_end_)) {}
@@ -151,7 +151,7 @@ Status ApiOptions::Validate() const {
 StatusOr<std::unique_ptr<Api>> Api::Start(serve::Server* server, std::vector<pool::Broker*> brokers, ApiOptions options) {
   TIDEPOOL_RETURN_IF_ERROR(options.Validate());
   TIDEPOOL_ASSIGN_OR_RETURN(options.address, ResolveListenAddress(options.address));
-  auto api = std::make_unique<ApiImpl>(server, std::move(brokers), std::move(options));
+  auto api = std::make_unique<ApiImpl>(server, std::move(brokers), options);
   TIDEPOOL_RETURN_IF_ERROR(api->Listen());
   return api;
 }

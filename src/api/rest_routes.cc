@@ -27,6 +27,9 @@ StatusOr<serve::ModelStatus> ModelOf(FrontEnd* front_end, const RouteCall& call)
   return front_end->FindModel(Capture(call, "m"), Capture(call, "v"));
 }
 
+// A handler owns its call: those that answer later keep it.
+// NOLINTBEGIN(performance-unnecessary-value-param)
+
 void Live(FrontEnd* front_end, RouteCall call) {
   const bool live = front_end->server().Live();
   ReplyJson(call, {{"live", live}, {"ready", front_end->Ready()}}, live ? 200 : 400);
@@ -259,6 +262,8 @@ void StatusPage(FrontEnd* front_end, RouteCall call) {
 }
 
 void NodeStatus(FrontEnd* front_end, RouteCall call) { call.reply(JsonResponse(front_end->options().status_json())); }
+
+// NOLINTEND(performance-unnecessary-value-param)
 
 struct RestRoute {
   const char* method;

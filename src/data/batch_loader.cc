@@ -44,8 +44,7 @@ using WorkPtr = std::shared_ptr<Work>;
 class BatchLoaderImpl : public BatchLoader {
  public:
   BatchLoaderImpl(const Dataset* dataset, BatchLoaderOptions options)
-      : dataset_(*dataset),
-        options_(std::move(options)),
+      : options_(std::move(options)),
         size_(dataset->size()),
         input_bytes_(dataset->input().size_bytes()),
         target_bytes_(dataset->target().size_bytes()),
@@ -103,7 +102,6 @@ class BatchLoaderImpl : public BatchLoader {
   void Compact(Work* work) const;
   void NoteError(const Status& error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mu);
 
-  const Dataset& dataset_;
   const BatchLoaderOptions options_;
   const int64_t size_, input_bytes_, target_bytes_, targets_at_, batch_bytes_;
   const int64_t end_;

@@ -10,8 +10,6 @@
 namespace tidepool::data {
 namespace {
 
-constexpr size_t kMostPendingUses = 256;
-
 // The bytes of one cached record.
 struct Block {
   Block(std::unique_ptr<std::byte[]> memory, int64_t size, std::shared_ptr<std::atomic<int64_t>> counter)

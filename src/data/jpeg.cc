@@ -129,7 +129,7 @@ bool StartCore(Decoder* decoder, bool cmyk, int denominator, bool whole, PixelRe
 }
 
 void CmykToRgb(uint8_t* row, int width) {
-  for (uint8_t* pixel = row; pixel < row + 4 * width; pixel += 4) {
+  for (uint8_t* pixel = row; pixel < row + ptrdiff_t{4} * width; pixel += 4) {
     for (int c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>((pixel[c] * pixel[3] + 127) / 255);
   }
 }

@@ -91,7 +91,8 @@ HuffmanTable::Code HuffmanTable::Slow(uint64_t bits) const {
     length = 1;
     while (length <= 16 && front >= end_[length]) ++length;
     if (length > 16) return {};
-    symbol = symbols_[static_cast<size_t>(index_[length] + static_cast<int>(front >> (16 - length)))];
+    const int at = index_[length] + static_cast<int>(front >> (16 - length));
+    symbol = symbols_[static_cast<size_t>(at)];
   }
   const int size = kind_ == Kind::kDc ? symbol : symbol & 15, run = kind_ == Kind::kDc ? 0 : symbol >> 4;
   if (size == 0) {

@@ -15,8 +15,7 @@ namespace {
 class ThreadedLoader : public Loader {
  public:
   ThreadedLoader(const Dataset* dataset, LoaderOptions options)
-      : dataset_(*dataset),
-        options_(std::move(options)),
+      : options_(std::move(options)),
         input_bytes_(dataset->input().size_bytes()),
         sample_bytes_(input_bytes_ + dataset->target().size_bytes()),
         released_(options_.first_position),
@@ -92,6 +91,7 @@ class ThreadedLoader : public Loader {
     return next_ < end_ && (next_ < demanded_ || (stats_.kept + 1) * sample_bytes_ <= options_.max_bytes);
   }
 
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): by value, so that the count below is the others' and one
   void Forget(std::shared_ptr<Sample> sample) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     --stats_.kept;
     // Freed buffers serve the samples to come, unless a Fetch still copies from this one (it drops its references under the lock,
@@ -104,7 +104,6 @@ class ThreadedLoader : public Loader {
   void ReadLoop();
   Status ReadSample(int64_t position, Sample* sample);
 
-  const Dataset& dataset_;
   const LoaderOptions options_;
   const int64_t input_bytes_, sample_bytes_;
 

@@ -45,7 +45,7 @@ ReadAhead::~ReadAhead() {
   while (!flying_.empty() && !broken_ && Clock::Real()->Now() < deadline) Reap(kReapSlice);
   if (flying_.empty()) return;
   // The kernel may still write into these buffers and read these paths.
-  new absl::flat_hash_map<uint64_t, UnitPtr>(std::move(flying_));
+  new absl::flat_hash_map<uint64_t, UnitPtr>(std::move(flying_));  // NOLINT(bugprone-unhandled-exception-at-new)
   (void)ring_.release();
 }
 
@@ -255,9 +255,12 @@ void ReadAhead::ReadHere(const UnitPtr& unit) {
   mu_.Unlock();
   StatusOr<RecordView> view = files_.Read(unit->extent);
   mu_.Lock();
-  if (view.ok()) unit->view = *std::move(view);
   unit->state = view.ok() ? State::kDone : State::kFailed;
-  if (!view.ok()) Release(unit.get());
+  if (view.ok()) {
+    unit->view = *std::move(view);
+  } else {
+    Release(unit.get());
+  }
 }
 
 StatusOr<std::optional<RecordView>> ReadAhead::Take(int64_t id) {

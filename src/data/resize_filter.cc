@@ -153,7 +153,8 @@ void BuildAxis(double start, double length, int limit, int outputs, std::vector<
     int left = 1 << kWeightBits;
     int largest = 0;
     for (int t = 0; t < used; ++t) {
-      weights[t] = static_cast<int16_t>((*exact)[t] / sum * (1 << kWeightBits) + 0.5);  // not negative: rounds to the nearest
+      // Not negative: rounds to the nearest.
+      weights[t] = static_cast<int16_t>((*exact)[t] / sum * (1 << kWeightBits) + 0.5);  // NOLINT(bugprone-incorrect-roundings)
       left -= weights[t];
       if (weights[t] > weights[largest]) largest = t;
     }

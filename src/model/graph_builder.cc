@@ -134,7 +134,8 @@ ValueId GraphBuilder::Conv2d(const std::string& name, ValueId x, const Conv2dOpt
   TIDEPOOL_CHECK(in.size() == 4 && in[1] % options.groups == 0, "conv '{}' on a wrong shape", name);
   const auto out = [&](int64_t size) { return (size + 2 * options.padding - options.kernel) / options.stride + 1; };
   BeginOp(name, "conv2d", PartitionAxis::kChannel);
-  const double fan_out = static_cast<double>(options.out_channels * options.kernel * options.kernel) / options.groups;
+  const double fan_out =
+      static_cast<double>(options.out_channels * options.kernel * options.kernel) / static_cast<double>(options.groups);
   const ParamId weight = AddParam("weight", {options.out_channels, in[1] / options.groups, options.kernel, options.kernel},
                                   NormalInit(std::sqrt(2.0 / fan_out)));
   const Arg bias = options.bias ? P(AddParam("bias", {options.out_channels}, ZerosInit(), false)) : Arg(kNone);

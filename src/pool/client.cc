@@ -387,7 +387,7 @@ class ClientImpl final : public Client {
   void Push(Notice notice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     // Handlers that do not keep up miss the oldest news; the limits themselves are always current.
     if (notices_.size() >= kEventLimit) notices_.pop_front();
-    notices_.push_back(std::move(notice));
+    notices_.push_back(notice);
   }
 
   // --- the client's own thread ---
@@ -413,7 +413,7 @@ class ClientImpl final : public Client {
           on_disconnect = on_disconnect_;
           told_of_end = true;
         } else {
-          notice = std::move(notices_.front());
+          notice = notices_.front();
           notices_.pop_front();
           on_revoke = on_revoke_;
           on_limit = on_limit_;

@@ -202,7 +202,7 @@ bool PoolCore::Enqueue(std::deque<Waiting>* queue, Waiting request, absl::Time n
                                                  request.options.pages));
     return false;
   }
-  queue->push_back(std::move(request));
+  queue->push_back(request);
   return true;
 }
 

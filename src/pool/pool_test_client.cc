@@ -22,7 +22,7 @@
 namespace tidepool::pool {
 namespace {
 
-constexpr int64_t kPage = 64 * 1024;
+constexpr int64_t kPage = int64_t{64} << 10;
 
 absl::Time Late() { return Clock::Real()->Now() + absl::Seconds(60); }
 

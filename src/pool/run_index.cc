@@ -12,7 +12,7 @@ RunIndex::RunIndex(int32_t pages) : next_high_(pages) {
 }
 
 void RunIndex::SetLength(PageIndex first, int32_t count) {
-  auto node = static_cast<size_t>(leaves_ + first);
+  auto node = static_cast<size_t>(leaves_) + static_cast<size_t>(first);
   tree_[node] = count;
   for (node /= 2; node >= 1; node /= 2) tree_[node] = std::max(tree_[2 * node], tree_[2 * node + 1]);
 }
@@ -60,7 +60,7 @@ void RunIndex::Remove(Extent extent) {
 
 PageIndex RunIndex::FirstFrom(PageIndex from, int32_t count) const {
   if (from >= leaves_) return -1;
-  auto node = static_cast<size_t>(leaves_ + from);
+  auto node = static_cast<size_t>(leaves_) + static_cast<size_t>(from);
   // Climb until a subtree to the right (or the leaf itself) has a run that is long enough, then descend to its leftmost.
   if (tree_[node] < count) {
     while (true) {

@@ -53,7 +53,8 @@ absl::Time Batcher::RefuseAt(const QueuedRequest& request) const {
 
 std::vector<Refusal> Batcher::Expire(absl::Time now, const std::function<void(ModelId)>& doubted) {
   std::vector<Refusal> refused;
-  for (auto& [model, queue] : queues_) {
+  for (auto& [id, queue] : queues_) {
+    const ModelId model = id;
     const std::string& name = queue.options.name;
     std::erase_if(queue.requests, [&](const QueuedRequest& request) {
       if (now < RefuseAt(request)) return false;

@@ -43,8 +43,8 @@ Status ServerImpl::MeasureSoloLatencies(absl::Time deadline) {
       continue;
     }
     ++measured;
-    TIDEPOOL_RETURN_IF_ERROR(Ask(deadline, [this, models, solo](WaiterId waiter) {
-                               for (const auto& each : models) core_.SetSolo(each->id, *solo);
+    TIDEPOOL_RETURN_IF_ERROR(Ask(deadline, [this, same = models, solo](WaiterId waiter) {
+                               for (const auto& each : same) core_.SetSolo(each->id, *solo);
                                Finish(waiter, int64_t{0});
                              }).status());
   }

@@ -18,7 +18,7 @@
 
 namespace tidepool::serve {
 
-inline constexpr int64_t kTestPageBytes = 64 * 1024;
+inline constexpr int64_t kTestPageBytes = int64_t{64} << 10;
 inline constexpr const char* kTinyResNet = "resnet18:image=32,small_stem=true,width=8,classes=4";
 inline constexpr const char* kTinyGpt = "gpt2:layers=2,width=32,heads=2,vocab=61,context=16";
 inline constexpr const char* kTinyBert = "bert:layers=2,width=32,heads=2,vocab=61,context=16,classes=3,intermediate=64";

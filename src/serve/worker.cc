@@ -89,7 +89,7 @@ class Worker {
   };
   Status ChargeCopy(int64_t size_bytes);
   void StartExecute(ExecuteMessage order);
-  Status EnqueueExecute(std::shared_ptr<Execution> execution);
+  Status EnqueueExecute(const std::shared_ptr<Execution>& execution);
   Status CheckExecute(const ExecuteMessage& order, const Instance& instance) const;
   void Compute(Execution* execution);
   void Answer(Execution* execution);
@@ -320,7 +320,7 @@ void Worker::StartExecute(ExecuteMessage order) {
     execution->order = std::move(order);
     ++(*instance)->executions;
     ++executing_;
-    status = EnqueueExecute(std::move(execution));
+    status = EnqueueExecute(execution);
     if (status.ok()) return;
     --(*instance)->executions;
     --executing_;
@@ -331,7 +331,7 @@ void Worker::StartExecute(ExecuteMessage order) {
 
 // The stream has room for all of an execution's operations, because their number is limited before. So only the launch may fail
 // (a profile that has no time for it), and nothing has been enqueued then that touches the instance.
-Status Worker::EnqueueExecute(std::shared_ptr<Execution> execution) {
+Status Worker::EnqueueExecute(const std::shared_ptr<Execution>& execution) {
   TIDEPOOL_ASSIGN_OR_RETURN(execution->begun, stream_->Record());
   const device::Operation forward{.key = {.model = execution->instance->spec, .batch = execution->order.batch},
                                   .cost = execution->instance->cost};

@@ -144,7 +144,7 @@ void Sender::Send(size_t index) {
   lags_.push_back(lag);
   call->context.set_deadline(GrpcDeadline(std::max(options_.timeout - lag, absl::Milliseconds(1))));
   target_->stub()->async()->ModelInfer(&call->context, &(*models_)[planned.model].request, &call->response,
-                                       [this, call](grpc::Status status) { OnAnswer(call, status); });
+                                       [this, call](const grpc::Status& status) { OnAnswer(call, status); });
 }
 
 void Sender::OnAnswer(Call* call, const grpc::Status& status) {

@@ -66,7 +66,7 @@ class Experiment {
 
   void SetWorkers(int workers) {
     spec_.cores = workers;
-    spec_.batches_ahead = 2 * workers;
+    spec_.batches_ahead = int64_t{2} * workers;
   }
   void SetWorkerRate(double samples_per_s) {
     const double mean = static_cast<double>(TotalBytes(spec_.sizes)) / static_cast<double>(spec_.samples());

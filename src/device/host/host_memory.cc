@@ -47,19 +47,18 @@ Status HostMemory::MapWhole() {
   void* reservation = ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (reservation == MAP_FAILED)
     return ErrnoError(errno, fmt::format("reserving {} of address space", FormatBytes(size_bytes())));
-  const auto start = reinterpret_cast<uintptr_t>(reservation);
-  const uintptr_t aligned = (start + static_cast<uintptr_t>(alignment) - 1) & ~(static_cast<uintptr_t>(alignment) - 1);
+  const size_t before = (-reinterpret_cast<uintptr_t>(reservation)) & (static_cast<uintptr_t>(alignment) - 1);
+  std::byte* const aligned = static_cast<std::byte*>(reservation) + before;
   const int protection = access_ == Access::kOwned ? PROT_NONE : PROT_READ | PROT_WRITE;
-  void* mapped = ::mmap(reinterpret_cast<void*>(aligned), static_cast<size_t>(size_bytes()), protection, MAP_SHARED | MAP_FIXED,
-                        fd_.get(), 0);
+  void* mapped = ::mmap(aligned, static_cast<size_t>(size_bytes()), protection, MAP_SHARED | MAP_FIXED, fd_.get(), 0);
   const int map_errno = errno;
-  const uintptr_t end = aligned + static_cast<uintptr_t>(size_bytes());
+  const size_t after = reserved - before - static_cast<size_t>(size_bytes());
   if (mapped == MAP_FAILED) {
     ::munmap(reservation, reserved);
     return ErrnoError(map_errno, fmt::format("mapping {} of device memory", FormatBytes(size_bytes())));
   }
-  if (aligned > start) ::munmap(reservation, aligned - start);
-  if (start + reserved > end) ::munmap(reinterpret_cast<void*>(end), start + reserved - end);
+  if (before > 0) ::munmap(reservation, before);
+  if (after > 0) ::munmap(aligned + size_bytes(), after);
   base_ = static_cast<std::byte*>(mapped);
   // A forked child owns no pages. Large pages are a wish: where the kernel does not allow them the call fails without harm.
   (void)::madvise(base_, static_cast<size_t>(size_bytes()), MADV_DONTFORK);
