@@ -245,7 +245,8 @@ class Setting {
   // Bounds from low to high, equally far apart as ratios.
   void Sweep(Pipeline* pipeline, double low, double high, int bounds) {
     const double step = std::pow(high / low, 1.0 / (bounds - 1));
-    const auto rest = static_cast<double>(request_.global_batch / micro_batch_ - 1);
+    const int64_t others = request_.global_batch / micro_batch_ - 1;  // micro-batches beside the first
+    const auto rest = static_cast<double>(others);
     for (int i = 0; i < bounds && !run_->Expired(); ++i) {
       const double bound = low * std::pow(step, i);
       if (rest * bound / step / 1000 > best_.best_ms()) break;  // slower than what was found, if it is not below the last bound

@@ -16,7 +16,7 @@ constexpr int32_t kMostDevices = 64;  // above: the smallest memory is not compu
 // The least memory of stages between given cuts.
 class MemoryTable {
  public:
-  MemoryTable(const CostModel& model, int32_t micro_batch) : model_(model), micro_batch_(micro_batch) {
+  MemoryTable(const CostModel& model, int32_t micro_batch) : model_(model) {
     const OpList& ops = model.ops();
     if (ops.size() <= kAllCuts || ops.layer_starts.empty()) {
       const int32_t step = 1 + ops.size() / kAllCuts;
@@ -60,7 +60,6 @@ class MemoryTable {
 
  private:
   const CostModel& model_;
-  int32_t micro_batch_;
   std::vector<int32_t> cuts_, sizes_;
   std::vector<std::vector<StageTotals>> totals_;  // [size][from][to], of each split
 };

@@ -5,10 +5,7 @@
 namespace tidepool::plan {
 
 OpSplits::OpSplits(const CostModel& model, int32_t gpus, int32_t micro_batch, int64_t micro_batches)
-    : model_(model),
-      micro_batch_(micro_batch),
-      published_out_(model.name() == "parity"),
-      choices_(model.SplitsOf(gpus, micro_batch)) {
+    : model_(model), published_out_(model.name() == "parity"), choices_(model.SplitsOf(gpus, micro_batch)) {
   const OpList& ops = model.ops();
   const ProfileTable& table = model.table();
   const size_t splits = choices_.size();

@@ -39,7 +39,6 @@ class OpSplits {
 
  private:
   const CostModel& model_;
-  int32_t micro_batch_;
   bool published_out_;
   std::vector<OpChoice> choices_;
   std::vector<OpSplitCost> costs_;  // [distinct op][split]

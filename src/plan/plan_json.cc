@@ -345,7 +345,7 @@ void AddStages(const Plan& plan, OrderedJson* json) {
     checkpoint.push_back(stage->recomputes());
     reshards.push_back(!stage->is_uniform());
     lengths.push_back(stage->count());
-    OrderedJson w = OrderedJson::array(), r = w, c = w, a = w;
+    OrderedJson w = OrderedJson::array(), r = OrderedJson::array(), c = OrderedJson::array(), a = OrderedJson::array();
     for (const ChoiceRun& run : stage->runs()) {
       for (int32_t i = 0; i < run.count; ++i) {
         w.push_back(run.choice.tensor_parallel);

@@ -197,8 +197,9 @@ void ProfileTable::MeasureSpread() {
   }
   if (memory_mean > 0) memory_noise_ = memory_difference / memory_mean;
   if (spreads.empty()) return;
-  std::nth_element(spreads.begin(), spreads.begin() + spreads.size() / 2, spreads.end());
-  spread_median_ = spreads[spreads.size() / 2];
+  const auto middle = spreads.begin() + static_cast<ptrdiff_t>(spreads.size() / 2);
+  std::nth_element(spreads.begin(), middle, spreads.end());
+  spread_median_ = *middle;
   spread_max_ = *std::max_element(spreads.begin(), spreads.end());
 }
 

@@ -32,7 +32,7 @@ double RangeMax::Over(int32_t first, int32_t last) const {
   double result = std::max(suffix_[first], prefix_[last - 1]);
   const int32_t blocks = last_block - first_block - 1;
   if (blocks > 0) {
-    const int level = std::bit_width(static_cast<uint32_t>(blocks)) - 1;
+    const int level = static_cast<int>(std::bit_width(static_cast<uint32_t>(blocks))) - 1;
     result = std::max({result, levels_[level][first_block + 1], levels_[level][last_block - (1 << level)]});
   }
   return result;

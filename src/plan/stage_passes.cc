@@ -28,7 +28,7 @@ void ScanTwo(const double* us, const double* rest, const Two& limit, Two* value,
   std::memcpy(&t, us, sizeof(t));
   std::memcpy(&behind, rest, sizeof(behind));
   const Two candidate = t <= limit ? t + behind : never;
-  const Two above = (t > limit) & (behind < never) ? t : never;
+  const Two above = ((t > limit) & (behind < never)) ? t : never;
   *value = candidate < *value ? candidate : *value;
   *next = above < *next ? above : *next;
 }
@@ -133,7 +133,8 @@ StageProgramme::Sum StageProgramme::LeastOfAll() const {
   Sum sum;
   for (int32_t stages = 1; stages <= bounds_.max_stages; ++stages) {
     const Range& whole = Narrowed(stages, gpus_);
-    const double us = whole.lo == 0 && whole.hi == 0 ? State(stages, gpus_, 0) : kNever;
+    double us = kNever;
+    if (whole.lo == 0 && whole.hi == 0) us = State(stages, gpus_, 0);
     if (bounds_.Allows(stages) && us < sum.us) sum = {us, stages, 0, kNever};
   }
   return sum;

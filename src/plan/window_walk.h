@@ -61,8 +61,8 @@ class PointWalk {
   // Every repeat does the same. So do starts further back in the segment: what they come to is shifted by their repeats.
   bool steady() const { return steady_at_ >= 0; }
   const typename Front::Shift& shift() const { return shift_; }
-  double repeats() const { return (at_ - steady_at_) / period_; }  // that were not walked
-  const Front& at_end() const { return *at_end_; }                 // of the segment, without them
+  int32_t repeats() const { return (at_ - steady_at_) / period_; }  // that were not walked
+  const Front& at_end() const { return *at_end_; }                  // of the segment, without them
 
  private:
   // The last op lies in a segment.
