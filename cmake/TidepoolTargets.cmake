@@ -2,12 +2,12 @@
 # dependencies.
 
 # Headers that most sources include, parsed once for all libraries and, with GoogleTest, once for all test programs. Tests are
-# compiled with -Og and without line tables: a third of a build is theirs.
+# compiled with -Og: a third of a build is theirs.
 set(TIDEPOOL_COMMON_HEADERS
     <algorithm> <array> <atomic> <charconv> <cmath> <cstdint> <cstring> <deque> <filesystem> <functional> <map> <memory> <mutex>
     <optional> <set> <span> <string> <string_view> <thread> <tuple> <utility> <variant> <vector>
     <absl/status/statusor.h> <absl/synchronization/mutex.h> <absl/time/time.h> <fmt/format.h>)
-set(TIDEPOOL_TEST_OPTIONS $<$<CONFIG:Release>:-Og> $<$<CONFIG:Release>:-g0>)
+set(TIDEPOOL_TEST_OPTIONS $<$<CONFIG:Release>:-Og>)
 if(TIDEPOOL_PCH)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     add_compile_options(-fpch-preprocess) # without it ccache cannot see into the header
